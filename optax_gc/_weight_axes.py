@@ -1,0 +1,302 @@
+"""What one array's axes are: the `WeightAxes` spec, its checks and its errors.
+
+Specs are normalised once, here, at the edge; every other module trusts them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import math
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+LEFT_ALONE_ONE = 'weight vector of one element: centralizing would freeze it'
+LEFT_ALONE_EMPTY = 'has no elements'
+LEFT_ALONE_GIVEN = 'left alone as given'
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightAxes:
+  r"""Which axes of one array hold the inputs of a weight vector.
+
+  A *weight vector* is the set of weights that form one inner product with a
+  layer's input. Its axes are the *reduction axes*; a kernel of shape
+  ``(in, out)`` has reduction axis 0 and ``out`` weight vectors of ``in``
+  elements each. The field names are those of
+  :class:`optax.contrib.MuonDimensionNumbers`.
+
+  Attributes:
+    reduction_axis: An axis or axes contracted with the layer's input. Negative
+      axes count from the end. Empty: the array is left alone.
+    output_axis: An axis or axes that number the layer's outputs; ``None`` means
+      all the others. Axes in neither field are batch axes (stacked layers,
+      heads, experts).
+    reason: A sentence that says why; :func:`optax_gc.summary` prints it. Two
+      specs that differ only in their reasons are equal.
+    convolution: Whether the array is a convolution kernel, which is what
+      ``conv_only=True`` keeps.
+
+  Example:
+    >>> import optax_gc
+    >>> optax_gc.WeightAxes(0) == optax_gc.WeightAxes((0,), reason='by hand')
+    True
+
+  References:
+    Yong et al, `Gradient Centralization
+    <https://arxiv.org/abs/2004.01461>`_, 2020, section 3.2.
+  """
+
+  reduction_axis: int | Sequence[int] = ()
+  output_axis: int | Sequence[int] | None = None
+  reason: str = dataclasses.field(default='', compare=False)
+  convolution: bool = False
+
+  def __post_init__(self):
+    for name in ('reduction_axis', 'output_axis'):
+      object.__setattr__(self, name, _as_tuple(getattr(self, name)))
+
+
+class LeafAxes(NamedTuple):
+  """One leaf of a tree, its '/'-joined path and its normalised axes."""
+
+  path: str
+  leaf: Any
+  axes: WeightAxes
+
+
+def is_inexact(leaf: Any) -> bool:
+  """Whether a leaf is a real or complex floating-point array."""
+  dtype = getattr(leaf, 'dtype', None)
+  return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+
+
+def vector_size(shape: Sequence[int], axes: WeightAxes) -> int:
+  """The number of elements M of each weight vector."""
+  return math.prod(shape[axis] for axis in axes.reduction_axis)
+
+
+def path_names(path: Sequence[Any]) -> tuple[str, ...]:
+  """The names along a JAX key path, alike for dicts, attributes and indices.
+
+  Flax NNX wraps each array in a node whose only child is the attribute
+  ``value``, in some trees of a model and not in others; that wrapper is left
+  out so that one leaf has one path.
+  """
+  if path and path[-1] == jax.tree_util.GetAttrKey('value'):
+    path = path[:-1]
+  return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def flatten(tree: Any) -> tuple[list[tuple[tuple[str, ...], Any]], Any]:
+  """Leaves with the names along their paths, and the tree's structure."""
+  leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
+  return [(path_names(path), leaf) for path, leaf in leaves], treedef
+
+
+def match_leaves(weight_axes: Any, tree: Any) -> list[LeafAxes]:
+  """Pairs every leaf of a tree with its normalised axes, by path.
+
+  Paths and not structures are compared: a Flax NNX optimizer hands `init` and
+  `update` trees of different structure and equal paths.
+
+  Args:
+    weight_axes: A tree of specs with one spec for each leaf of ``tree``.
+    tree: A tree of arrays or of anything with a shape and a dtype.
+
+  Returns:
+    A list in the order of ``jax.tree.leaves(tree)``.
+
+  Raises:
+    ValueError: If the trees do not match or axes do not fit a leaf.
+    TypeError: If a spec or an axis is of the wrong type.
+  """
+  specs = {
+    path_names(path): spec
+    for path, spec in jax.tree_util.tree_flatten_with_path(
+      weight_axes, is_leaf=_is_spec
+    )[0]
+  }
+  leaves, _ = flatten(tree)
+  paths = {path for path, _ in leaves}
+  missing = [path for path in paths if path not in specs]
+  extra = [path for path in specs if path not in paths]
+  if extra:
+    holes = _empty_paths(tree)
+    extra = [
+      path
+      for path in extra
+      if not any(path[: len(hole)] == hole for hole in holes)
+    ]
+  if missing or extra:
+    raise ValueError(_mismatch_message(missing, extra))
+  return [
+    LeafAxes('/'.join(path), leaf, normalize(specs[path], '/'.join(path), leaf))
+    for path, leaf in leaves
+  ]
+
+
+def map_leaves(fn: Callable[..., WeightAxes | None], tree: Any) -> Any:
+  """Builds a tree of normalised axes from ``fn(names, leaf)``."""
+  leaves, treedef = flatten(tree)
+  specs = [
+    normalize(fn(names, leaf), '/'.join(names), leaf) for names, leaf in leaves
+  ]
+  return jax.tree_util.tree_unflatten(treedef, specs)
+
+
+def normalize(spec: Any, path: str, leaf: Any) -> WeightAxes:
+  """Checks one spec against its leaf and returns it in normal form.
+
+  In normal form both fields are tuples of non-negative, ascending ints, and a
+  leaf that centralizing would harm or that it cannot touch (weight vectors of
+  one element, no elements, no floating-point dtype) has no reduction axis.
+
+  Args:
+    spec: `WeightAxes`, anything else with Muon's two fields, or ``None``.
+    path: The leaf's path, for errors.
+    leaf: Anything with a shape and a dtype.
+
+  Returns:
+    The normalised `WeightAxes`.
+
+  Raises:
+    ValueError: If an axis is out of range or named twice, or the leaf holds no
+      floating-point numbers.
+    TypeError: If the spec or an axis is of the wrong type.
+  """
+  if spec is None:
+    return WeightAxes((), (), LEFT_ALONE_GIVEN)
+  if not _is_spec(spec):
+    raise TypeError(
+      f'The axes of leaf {path!r} are {spec!r}, of type '
+      f'{type(spec).__name__}. Give an optax_gc.WeightAxes, an '
+      'optax.contrib.MuonDimensionNumbers, or None to leave the leaf alone.'
+    )
+  shape = tuple(getattr(leaf, 'shape', ()))
+  fail = _Complaint(path, shape, spec)
+  reduction = _axes_in_range(spec.reduction_axis, len(shape), fail)
+  output = _axes_in_range(spec.output_axis, len(shape), fail)
+  if spec.output_axis is None:
+    output = tuple(a for a in range(len(shape)) if a not in reduction)
+  if shared := sorted(set(reduction) & set(output)):
+    fail(ValueError, f'axis {shared[0]} is both a reduction and an output axis')
+  if reduction and not is_inexact(leaf):
+    dtype = getattr(leaf, 'dtype', type(leaf).__name__)
+    fail(ValueError, f'it holds {dtype}, which has no mean to subtract')
+  axes = WeightAxes(
+    reduction,
+    output,
+    getattr(spec, 'reason', '') or LEFT_ALONE_GIVEN * (not reduction),
+    getattr(spec, 'convolution', False),
+  )
+  if reduction and 0 in shape:
+    return dataclasses.replace(
+      axes, reduction_axis=(), reason=LEFT_ALONE_EMPTY
+    )
+  if reduction and vector_size(shape, axes) == 1:
+    return dataclasses.replace(axes, reduction_axis=(), reason=LEFT_ALONE_ONE)
+  return axes
+
+
+def muon_dimension_numbers(weight_axes: Any) -> Any:
+  """Converts a tree of `WeightAxes` for :func:`optax.contrib.muon`.
+
+  Args:
+    weight_axes: A tree of normalised `WeightAxes`, as the conventions and
+      inference return it.
+
+  Returns:
+    A tree of the same structure with an
+    :class:`optax.contrib.MuonDimensionNumbers` for each leaf that has both
+    reduction and output axes, and ``None`` (not a Muon leaf) for the others.
+    Give it as ``muon_weight_dimension_numbers``.
+
+  Raises:
+    AttributeError: If the installed Optax has no ``MuonDimensionNumbers``.
+
+  Example:
+    >>> import jax.numpy as jnp, optax_gc
+    >>> axes = optax_gc.flax_weight_axes({'kernel': jnp.ones((3, 2))})
+    >>> optax_gc.muon_dimension_numbers(axes)
+    {'kernel': MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1,))}
+  """
+
+  def convert(axes):
+    if not axes.reduction_axis or not axes.output_axis:
+      return None
+    return optax.contrib.MuonDimensionNumbers(
+      axes.reduction_axis, axes.output_axis
+    )
+
+  return jax.tree.map(convert, weight_axes)
+
+
+class _Complaint(NamedTuple):
+  """Raises errors that carry a leaf's path, shape and spec, and a remedy."""
+
+  path: str
+  shape: tuple[int, ...]
+  spec: Any
+
+  def __call__(self, error: type[Exception], message: str):
+    raise error(
+      f'Leaf {self.path!r} of shape {self.shape} was given {self.spec!r}: '
+      f'{message}. Name existing, distinct axes of this leaf, or give None to '
+      'leave it alone.'
+    )
+
+
+def _as_tuple(axis: Any) -> tuple[Any, ...] | None:
+  if axis is None:
+    return None
+  return tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+
+
+def _axes_in_range(axis: Any, ndim: int, fail: _Complaint) -> tuple[int, ...]:
+  """Non-negative, ascending axes; nothing wraps."""
+  axes = []
+  for a in _as_tuple(axis) or ():
+    if isinstance(a, bool) or not hasattr(a, '__index__'):
+      fail(TypeError, f'axis {a!r} is no integer')
+    a = operator.index(a)
+    if not -ndim <= a < ndim:
+      fail(ValueError, f'axis {a} is out of range for rank {ndim}')
+    if a % ndim in axes:
+      fail(ValueError, f'axis {a} is named twice')
+    axes.append(a % ndim)
+  return tuple(sorted(axes))
+
+
+def _is_spec(x: Any) -> bool:
+  """A spec or ``None``; Muon's type is known by its fields, as it moves."""
+  return x is None or (
+    hasattr(x, 'reduction_axis') and hasattr(x, 'output_axis')
+  )
+
+
+def _empty_paths(tree: Any) -> Iterator[tuple[str, ...]]:
+  """Paths of nodes without leaves: None, masked or partitioned-out nodes."""
+  nodes, _ = jax.tree_util.tree_flatten_with_path(
+    tree, is_leaf=lambda x: not jax.tree.leaves(x)
+  )
+  return [path_names(p) for p, node in nodes if not jax.tree.leaves(node)]
+
+
+def _mismatch_message(missing, extra) -> str:
+  def listed(paths):
+    names = sorted('/'.join(path) for path in paths)
+    more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+    return ', '.join(map(repr, names[:5])) + more
+
+  parts = ['The weight axes do not match the updates.']
+  if missing:
+    parts.append(f'No axes are given for {listed(missing)}.')
+  if extra:
+    parts.append(f'Axes are given for {listed(extra)}, not in the updates.')
+  parts.append(
+    'Give one WeightAxes or None for each leaf, in a tree like the params.'
+  )
+  return ' '.join(parts)
