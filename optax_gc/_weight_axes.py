@@ -3,22 +3,22 @@
 Specs are normalised once, here, at the edge; every other module trusts them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 import operator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-import optax
+import optax  # type: ignore[import-untyped]
 
 LEFT_ALONE_ONE = 'weight vector of one element: centralizing would freeze it'
 LEFT_ALONE_EMPTY = 'has no elements'
 LEFT_ALONE_GIVEN = 'left alone as given'
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class WeightAxes:
   r"""Which axes of one array hold the inputs of a weight vector.
 
@@ -49,14 +49,27 @@ class WeightAxes:
     <https://arxiv.org/abs/2004.01461>`_, 2020, section 3.2.
   """
 
-  reduction_axis: int | Sequence[int] = ()
-  output_axis: int | Sequence[int] | None = None
-  reason: str = dataclasses.field(default='', compare=False)
-  convolution: bool = False
+  reduction_axis: tuple[int, ...]
+  output_axis: tuple[int, ...] | None
+  reason: str = dataclasses.field(compare=False)
+  convolution: bool
 
-  def __post_init__(self):
-    for name in ('reduction_axis', 'output_axis'):
-      object.__setattr__(self, name, _as_tuple(getattr(self, name)))
+  def __init__(
+    self,
+    reduction_axis: int | Sequence[int] = (),
+    output_axis: int | Sequence[int] | None = None,
+    reason: str = '',
+    convolution: bool = False,
+  ):
+    # Frozen, so that one spec can serve many leaves: hence no plain setting.
+    object.__setattr__(self, 'reduction_axis', _as_tuple(reduction_axis))
+    object.__setattr__(
+      self,
+      'output_axis',
+      None if output_axis is None else _as_tuple(output_axis),
+    )
+    object.__setattr__(self, 'reason', reason)
+    object.__setattr__(self, 'convolution', convolution)
 
 
 class LeafAxes(NamedTuple):
@@ -179,7 +192,7 @@ def normalize(spec: Any, path: str, leaf: Any) -> WeightAxes:
   fail = _Complaint(path, shape, spec)
   reduction = _axes_in_range(spec.reduction_axis, len(shape), fail)
   output = _axes_in_range(spec.output_axis, len(shape), fail)
-  if spec.output_axis is None:
+  if reduction and spec.output_axis is None:
     output = tuple(a for a in range(len(shape)) if a not in reduction)
   if shared := sorted(set(reduction) & set(output)):
     fail(ValueError, f'axis {shared[0]} is both a reduction and an output axis')
@@ -193,9 +206,7 @@ def normalize(spec: Any, path: str, leaf: Any) -> WeightAxes:
     getattr(spec, 'convolution', False),
   )
   if reduction and 0 in shape:
-    return dataclasses.replace(
-      axes, reduction_axis=(), reason=LEFT_ALONE_EMPTY
-    )
+    return dataclasses.replace(axes, reduction_axis=(), reason=LEFT_ALONE_EMPTY)
   if reduction and vector_size(shape, axes) == 1:
     return dataclasses.replace(axes, reduction_axis=(), reason=LEFT_ALONE_ONE)
   return axes
@@ -241,7 +252,7 @@ class _Complaint(NamedTuple):
   shape: tuple[int, ...]
   spec: Any
 
-  def __call__(self, error: type[Exception], message: str):
+  def __call__(self, error: type[Exception], message: str) -> NoReturn:
     raise error(
       f'Leaf {self.path!r} of shape {self.shape} was given {self.spec!r}: '
       f'{message}. Name existing, distinct axes of this leaf, or give None to '
@@ -249,16 +260,14 @@ class _Complaint(NamedTuple):
     )
 
 
-def _as_tuple(axis: Any) -> tuple[Any, ...] | None:
-  if axis is None:
-    return None
-  return tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+def _as_tuple(axes: Any) -> tuple[Any, ...]:
+  return tuple(axes) if isinstance(axes, (tuple, list, range)) else (axes,)
 
 
 def _axes_in_range(axis: Any, ndim: int, fail: _Complaint) -> tuple[int, ...]:
   """Non-negative, ascending axes; nothing wraps."""
   axes = []
-  for a in _as_tuple(axis) or ():
+  for a in () if axis is None else _as_tuple(axis):
     if isinstance(a, bool) or not hasattr(a, '__index__'):
       fail(TypeError, f'axis {a!r} is no integer')
     a = operator.index(a)
@@ -277,7 +286,7 @@ def _is_spec(x: Any) -> bool:
   )
 
 
-def _empty_paths(tree: Any) -> Iterator[tuple[str, ...]]:
+def _empty_paths(tree: Any) -> list[tuple[str, ...]]:
   """Paths of nodes without leaves: None, masked or partitioned-out nodes."""
   nodes, _ = jax.tree_util.tree_flatten_with_path(
     tree, is_leaf=lambda x: not jax.tree.leaves(x)

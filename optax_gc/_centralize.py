@@ -1,0 +1,152 @@
+"""Gradient centralization of one array, and as a gradient transformation."""
+
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax  # type: ignore[import-untyped]
+
+from optax_gc._layouts import resolve_weight_axes
+from optax_gc._weight_axes import WeightAxes, normalize
+
+
+def centralize(
+  gradient: jax.typing.ArrayLike, reduction_axes: int | Sequence[int]
+) -> jax.Array:
+  r"""Subtracts from each weight vector's gradient its own mean.
+
+  .. math::
+
+    \Phi(g) = g - \frac{1}{M} \sum_{j=1}^{M} g_j = (I - e e^T) g,
+    \qquad e = \frac{1}{\sqrt{M}} \mathbf{1},
+
+  for each weight vector, that is for each index of the axes that are not
+  reduced. The mean is accumulated and subtracted in at least float32 and the
+  result rounded once.
+
+  Args:
+    gradient: An array of any shape, of a real or complex floating dtype.
+    reduction_axes: The axis or axes that hold a weight vector's elements;
+      negative ones count from the end.
+
+  Returns:
+    An array of the same shape and dtype. It is the gradient itself where a
+    weight vector has a single element (``M = 1``, which centralizing would
+    freeze) or none, and where there are no reduction axes.
+
+  Raises:
+    ValueError: If an axis is out of range or named twice, or the array holds no
+      floating-point numbers.
+    TypeError: If an axis is no integer.
+
+  Example:
+    >>> import jax.numpy as jnp, optax_gc
+    >>> print(optax_gc.centralize(jnp.array([[1.0, 5.0], [3.0, 9.0]]), 0))
+    [[-1. -2.]
+     [ 1.  2.]]
+
+  References:
+    Yong et al, `Gradient Centralization
+    <https://arxiv.org/abs/2004.01461>`_, 2020, equations (1) and (2).
+  """
+  gradient = jnp.asarray(gradient)
+  axes = normalize(WeightAxes(reduction_axes), '', gradient).reduction_axis
+  return _centralize(gradient, axes) if axes else gradient
+
+
+def gradient_centralization(
+  weight_axes: Any = None, *, conv_only: bool = False
+) -> optax.GradientTransformationExtraArgs:
+  r"""Centralizes the gradient of every weight vector.
+
+  .. math::
+
+    \Phi(g) = (I - e e^T) g, \qquad e = \frac{1}{\sqrt{M}} \mathbf{1},
+
+  for each weight vector of :math:`M` elements, as :func:`optax_gc.centralize`.
+  The result has zero mean along the reduction axes, so that plain or momentum
+  SGD keeps :math:`e^T w` constant. Leaves without reduction axes, and
+  ``None``, masked, integer, boolean and key leaves pass through untouched.
+
+  Place it before the transformation that uses the gradient, after clipping:
+  ``chain(clip, gradient_centralization(), adam)``. L2 decay comes before it
+  (inside the projection), decoupled decay after the moments.
+
+  Args:
+    weight_axes: What the reduction axes of each leaf are: ``None`` for the
+      Flax convention (:func:`optax_gc.flax_weight_axes`), another convention
+      (a callable ``params -> tree``), or a tree like the params whose leaves
+      are :class:`optax_gc.WeightAxes`,
+      :class:`optax.contrib.MuonDimensionNumbers` or ``None`` (leave alone),
+      such as :func:`optax_gc.infer_weight_axes` returns. It is resolved on the
+      updates, by path.
+    conv_only: Whether to leave all but convolution kernels alone, as the
+      paper does on CIFAR and ImageNet.
+
+  Returns:
+    A stateless :class:`optax.GradientTransformationExtraArgs`. Shapes and
+    dtypes of the updates are kept.
+
+  Raises:
+    ValueError: At ``init``, and when ``update`` is traced, if the axes do not
+      match the leaves, or if ``conv_only`` is asked of a tree that marks no
+      leaf as a convolution.
+    TypeError: Likewise, if a spec or an axis is of the wrong type.
+
+  Example:
+    >>> import jax.numpy as jnp, optax, optax_gc
+    >>> tx = optax.chain(optax_gc.gradient_centralization(), optax.sgd(1.0))
+    >>> params = {'kernel': jnp.array([[1.0, 2.0], [3.0, 4.0]])}
+    >>> grads = {'kernel': jnp.array([[1.0, 5.0], [3.0, 9.0]])}
+    >>> updates, _ = tx.update(grads, tx.init(params))
+    >>> print(updates['kernel'])
+    [[ 1.  2.]
+     [-1. -2.]]
+
+  References:
+    Yong et al, `Gradient Centralization
+    <https://arxiv.org/abs/2004.01461>`_, 2020, equations (1) and (2).
+  """
+  resolve = functools.partial(
+    resolve_weight_axes, weight_axes, conv_only=conv_only
+  )
+
+  def init_fn(params):
+    resolve(params)  # Bad axes raise here already.
+    return optax.EmptyState()
+
+  def update_fn(updates, state, params=None, **extra_args):
+    del params, extra_args
+    leaves = [
+      _centralize(leaf, axes.reduction_axis) if axes.reduction_axis else leaf
+      for _, leaf, axes in resolve(updates)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(updates), leaves), state
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+gc = gradient_centralization
+
+
+@functools.partial(jax.jit, static_argnames='axes')
+def _centralize(g: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  """Subtracts means; its own `jit`, so that equal leaves are lowered once."""
+  wide = jnp.promote_types(g.dtype, jnp.float32)
+
+  def subtract_mean(g, g_again):
+    mean = jnp.mean(g_again.astype(wide), axes, keepdims=True)
+    return (g.astype(wide) - mean).astype(g.dtype)
+
+  if g.dtype == wide:
+    return subtract_mean(g, g)
+  # XLA for CPU would share the upcast between mean and subtraction, and so
+  # write it out: 5 gradient sizes of traffic instead of 1.
+  return lax.platform_dependent(
+    g,
+    cpu=lambda g: subtract_mean(g, lax.optimization_barrier(g)),
+    default=lambda g: subtract_mean(g, g),
+  )
