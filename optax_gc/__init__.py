@@ -11,6 +11,14 @@ from optax_gc._diagnostics import summary as summary
 from optax_gc._layouts import flax_weight_axes as flax_weight_axes
 from optax_gc._layouts import match_weight_axes as match_weight_axes
 from optax_gc._layouts import torch_weight_axes as torch_weight_axes
+from optax_gc._optimizers import adagrad as adagrad
+from optax_gc._optimizers import adam as adam
+from optax_gc._optimizers import adamw as adamw
+from optax_gc._optimizers import lion as lion
+from optax_gc._optimizers import radam as radam
+from optax_gc._optimizers import ranger as ranger
+from optax_gc._optimizers import sgd as sgd
+from optax_gc._optimizers import sgdw as sgdw
 from optax_gc._weight_axes import WeightAxes as WeightAxes
 from optax_gc._weight_axes import (
   muon_dimension_numbers as muon_dimension_numbers,
