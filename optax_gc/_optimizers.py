@@ -642,13 +642,14 @@ def lookahead(
     # read from the params and need no step of their own.
     met = state.steps_since_sync == 0
     slow = jax.tree.map(lambda s, p: jnp.where(met, p, s), state.slow, params)
-    steps = (state.steps_since_sync + 1) % sync_period
+    meets = state.steps_since_sync == sync_period - 1
 
     def meet(u, s, p):
       back = s + slow_step_size * (p + u - s) - p
-      return jnp.where(steps == 0, back, u).astype(u.dtype)
+      return jnp.where(meets, back, u).astype(u.dtype)
 
     updates = jax.tree.map(meet, updates, slow, params)
+    steps = (state.steps_since_sync + 1) % sync_period
     return updates, LookaheadState(fast_state, slow, steps)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
