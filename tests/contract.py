@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import chex
+import compat
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,7 +136,7 @@ def works_masked(make: Maker):
 def works_partitioned(make: Maker):
   """Each part's transformation sees its own leaves alone."""
   labels = jax.tree.map(lambda p: 'in' if p.ndim > 1 else 'out', params())
-  tx = optax.partition({'in': make(), 'out': optax.set_to_zero()}, labels)
+  tx = compat.partition({'in': make(), 'out': optax.set_to_zero()}, labels)
   state = tx.init(params())
   updates, _ = jax.jit(tx.update)(grads(), state, params())
   assert not updates['dense']['bias'].any()
