@@ -10,6 +10,7 @@ import functools
 import json
 from pathlib import Path
 
+from compat import enable_x64
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,14 +27,6 @@ ARRAYS = np.load(GOLDEN / 'trajectories.npz')
 CASES = {case['id']: case for case in MANIFEST['cases']}
 STEPS = 25
 OLD_AMSGRAD = optax.__version__ in ('0.2.4', '0.2.5')
-
-
-def x64(enabled):
-  if hasattr(jax, 'enable_x64'):
-    return jax.enable_x64(enabled)
-  from jax.experimental import enable_x64
-
-  return enable_x64(enabled)
 
 
 # ---------------------------------------------------------------- the inputs
@@ -315,7 +308,7 @@ def gradients(inputs, t):
   }
 
 
-def trajectory(case, layout, dtype):
+def trajectory(case, layout, dtype, tx=None):
   """The params after each step; the two modes are a batch axis."""
   param_set = case['param_set']
   inputs = {
@@ -325,7 +318,7 @@ def trajectory(case, layout, dtype):
     for key in ('init', 'grad', 'd', 'u', 'b')
   }
   w = {name: np.stack([x, x]) for name, x in inputs['init'].items()}
-  tx = optimizer(case, layout)
+  tx = tx or optimizer(case, layout)
   state, steps = tx.init(w), []
   for t in range(STEPS):
     updates, state = tx.update(gradients(inputs, t)(w), state, w)
@@ -339,7 +332,7 @@ def check(name, layout, dtype, atol):
   if case['hyper'].get('amsgrad') and OLD_AMSGRAD:
     pytest.skip('this Optax has no bias_correction_nu')
   dtype = np.dtype(dtype)
-  with x64(dtype == np.float64):
+  with enable_x64(dtype == np.float64):
     got = trajectory(case, layout, dtype)
   want = in_layout(case['param_set'], ARRAYS[f'{name}/{dtype.name}'], layout)
   for i, step in enumerate(case['steps'][dtype.name]):
@@ -368,3 +361,170 @@ def test_float32(name):
 )
 def test_torch_layout(name):
   check(name, 'torch', np.float64, 1e-12)
+
+
+def test_the_manifest_is_whole():
+  assert len(CASES) == 45
+  assert all(f'{name}/float64' in ARRAYS for name in CASES)
+
+
+def reference_step(case, param):
+  """The NumPy formula of one case for one param."""
+  gc = case['gc']
+  applies = 'gc_applies_conv_only' if gc['conv_only'] else 'gc_applies'
+  axes = param['gc_axes_flax'] if gc['use_gc'] and param[applies] else ()
+  C = reference.centralization(axes)
+  where = 'update' if gc['before_moments'] is False else 'gradient'
+  name = case.get('base_class', case['official_class'])
+  h = case['hyper'].get('base', case['hyper'])
+  rate = h['weight_decay']
+  if name.startswith('SGD'):
+    step = reference.sgd(
+      C,
+      h['lr'],
+      h['momentum'],
+      h['dampening'],
+      h['nesterov'],
+      rate,
+      decoupled=name.startswith('SGDW'),
+    )
+  elif name.startswith('Adagrad'):
+    step = reference.adagrad(
+      C,
+      h['lr'],
+      h['initial_accumulator_value'],
+      h['eps'],
+      rate,
+      lr_decay=h['lr_decay'],
+    )
+  elif name.startswith('Adam'):
+    decay = 'l2'
+    if name.startswith('AdamW'):
+      old = 'GC_code' in case['official_file']
+      decay = 'with the step size' if old else 'over bias correction'
+    step = reference.adam(
+      C,
+      h['lr'],
+      *h['betas'],
+      h['eps'],
+      rate,
+      where,
+      decay,
+      h['amsgrad'],
+    )
+  else:
+    lr = h['lr'] ** 2 if name == 'PlainRAdam' else h['lr']
+    leaks = case['variant'] == 'as_is'
+    step = reference.radam(
+      C, lr, *h['betas'], h['eps'], rate, where, authors=True, leaks=leaks
+    )
+  if name == 'Ranger':
+    step = reference.lookahead(step, h['k'], h['alpha'])
+  if slow := case['hyper'].get('lookahead'):
+    step = reference.lookahead(step, slow['k'], slow['alpha'], late=1)
+  return step
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_the_reference_is_the_authors_formula(name):
+  case = CASES[name]
+  param_set, steps = case['param_set'], case['steps']['float64']
+  inputs = {
+    key: split(param_set, ARRAYS[f'inputs/{param_set}/{key}'].astype(float))
+    for key in ('init', 'grad', 'd', 'u', 'b')
+  }
+  want = split(param_set, ARRAYS[f'{name}/float64'])
+  for param in MANIFEST[param_set]:
+    key = param['name']
+    g, d, u, b = (inputs[k][key] for k in ('grad', 'd', 'u', 'b'))
+    for mode, gradient in enumerate(
+      (
+        lambda t, w, g=g: g[t - 1],
+        lambda t, w, d=d, u=u, b=b: d * w + u * (u * w).sum() - b,
+      )
+    ):
+      step, w = reference_step(case, param), inputs['init'][key]
+      for t in range(1, STEPS + 1):
+        w = step(t, w, gradient(t, w))
+        if t in steps:
+          np.testing.assert_allclose(
+            w, want[key][mode, steps.index(t)], rtol=0, atol=1e-12
+          )
+
+
+@pytest.mark.parametrize('dtype', ['float64', 'float32'])
+@pytest.mark.parametrize('which', ['all', 'conv_only'])
+@pytest.mark.parametrize('param_set', ['small', 'edge'])
+def test_projection(param_set, which, dtype):
+  """The transformation alone, where weight vectors have several elements."""
+  applies = 'gc_applies' if which == 'all' else 'gc_applies_conv_only'
+  inputs = split(param_set, ARRAYS[f'inputs/{param_set}/grad'][0].astype(dtype))
+  want = split(param_set, ARRAYS[f'projection/{dtype}/{which}/{param_set}'])
+  axes = {
+    p['name']: optax_gc.WeightAxes(
+      p['gc_axes_flax'], convolution=p['gc_applies_conv_only']
+    )
+    for p in MANIFEST[param_set]
+  }
+  with enable_x64(dtype == 'float64'):
+    gc = optax_gc.gradient_centralization(axes, conv_only=which != 'all')
+    got, _ = gc.update(inputs, gc.init(inputs))
+  for p in MANIFEST[param_set]:
+    name = p['name']
+    sizes = [p['flax_shape'][axis] for axis in p['gc_axes_flax']]
+    if p[applies] and np.prod(sizes) == 1:
+      assert not want[name].any()
+      np.testing.assert_array_equal(got[name], inputs[name])
+    else:
+      np.testing.assert_allclose(
+        got[name], want[name], rtol=0, atol=1e-15 if '64' in dtype else 1e-6
+      )
+
+
+@pytest.mark.parametrize(
+  ('layout', 'convention'),
+  [
+    ('flax', optax_gc.flax_weight_axes),
+    ('torch', optax_gc.torch_weight_axes),
+  ],
+)
+@pytest.mark.parametrize('param_set', ['small', 'wide'])
+def test_conventions_find_the_authors_axes(param_set, layout, convention):
+  """In their own layout, and in Flax's, with no axes given."""
+  params = {
+    p['name']: {
+      'bias' if p['name'] == 'bias' else 'kernel': np.ones(p[f'{layout}_shape'])
+    }
+    for p in MANIFEST[param_set]
+  }
+  axes = convention(params)
+  for p in MANIFEST[param_set]:
+    (spec,) = axes[p['name']].values()
+    assert spec.reduction_axis == tuple(p[f'gc_axes_{layout}'])
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    name
+    for name, case in CASES.items()
+    if case['official_class'] in ('RAdam', 'PlainRAdam', 'Ranger')
+    and not case['hyper']['weight_decay']
+  ],
+)
+def test_our_radam_and_ranger(name):
+  """Without decay ours differ from the authors' only in where epsilon is."""
+  case = CASES[name]
+  h, (common, where) = case['hyper'], centralization(case, 'flax')
+  common['where'] = where
+  if case['official_class'] == 'Ranger':
+    tx = optax_gc.ranger(h['lr'], *h['betas'], h['eps'], **common)
+  else:
+    plain = case['official_class'] == 'PlainRAdam'
+    lr = h['lr'] ** 2 if plain else h['lr']
+    tx = optax_gc.radam(lr, *h['betas'], h['eps'], **common)
+  with enable_x64(True):
+    got = trajectory(case, 'flax', np.dtype(float), tx)
+  want = split(case['param_set'], ARRAYS[f'{name}/float64'])
+  for param, w in got[-1].items():
+    np.testing.assert_allclose(w, want[param][:, -1], rtol=0, atol=5e-4)
