@@ -19,6 +19,16 @@ from optax_gc._optimizers import radam as radam
 from optax_gc._optimizers import ranger as ranger
 from optax_gc._optimizers import sgd as sgd
 from optax_gc._optimizers import sgdw as sgdw
+from optax_gc._statistics import GradientFigures as GradientFigures
+from optax_gc._statistics import GradientStatistics as GradientStatistics
+from optax_gc._statistics import (
+  RecordGradientStatisticsState as RecordGradientStatisticsState,
+)
+from optax_gc._statistics import gradient_statistics as gradient_statistics
+from optax_gc._statistics import (
+  record_gradient_statistics as record_gradient_statistics,
+)
+from optax_gc._statistics import weight_statistics as weight_statistics
 from optax_gc._weight_axes import WeightAxes as WeightAxes
 from optax_gc._weight_axes import (
   muon_dimension_numbers as muon_dimension_numbers,

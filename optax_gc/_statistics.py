@@ -1,0 +1,283 @@
+"""Figures of gradients and weights: what centralization removes and keeps."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax  # type: ignore[import-untyped]
+
+from optax_gc._centralize import centralize
+from optax_gc._layouts import resolve_weight_axes
+from optax_gc._weight_axes import WeightAxes, is_inexact, vector_size
+
+
+class GradientFigures(NamedTuple):
+  r"""Figures of one gradient :math:`g`, or of all together, as scalars.
+
+  Attributes:
+    mean_before: The mean magnitude of its elements.
+    mean_after: That of the centralized gradient's elements.
+    max_before: The largest magnitude of its elements.
+    max_after: That of the centralized gradient's elements.
+    norm_before: The norm :math:`\|g\|_2`.
+    norm_after: The norm :math:`\|\Phi(g)\|_2`.
+    removed: The share :math:`1 - \|\Phi(g)\|^2 / \|g\|^2` of the gradient's
+      energy that centralization removes; zero if there is none.
+  """
+
+  mean_before: jax.Array
+  mean_after: jax.Array
+  max_before: jax.Array
+  max_after: jax.Array
+  norm_before: jax.Array
+  norm_after: jax.Array
+  removed: jax.Array
+
+
+class GradientStatistics(NamedTuple):
+  """What :func:`optax_gc.gradient_statistics` returns.
+
+  Attributes:
+    overall: The figures of all floating-point leaves together.
+    leaves: The figures of each, by its path, names joined by ``/``.
+  """
+
+  overall: GradientFigures
+  leaves: dict[str, GradientFigures]
+
+
+class RecordGradientStatisticsState(NamedTuple):
+  """State of :func:`optax_gc.record_gradient_statistics`.
+
+  Attributes:
+    gradient_statistics: Those of the latest updates; zeros before the first.
+  """
+
+  gradient_statistics: GradientStatistics
+
+
+def gradient_statistics(
+  grads: Any, weight_axes: Any = None, *, conv_only: bool = False
+) -> GradientStatistics:
+  r"""Measures gradients before and after centralization.
+
+  By Pythagoras, as :math:`\Phi(g) = g - e e^T g`,
+
+  .. math::
+
+    \|g\|^2 = \|\Phi(g)\|^2 + \sum_i (e^T g_i)^2,
+
+  where :math:`g_i` are the gradients of a leaf's weight vectors; the share of
+  the last sum is the energy removed.
+
+  Args:
+    grads: A tree of gradients.
+    weight_axes: As in :func:`optax_gc.gradient_centralization`.
+    conv_only: As in :func:`optax_gc.gradient_centralization`.
+
+  Returns:
+    A :class:`optax_gc.GradientStatistics`, of scalars of at least float32. A
+    leaf that is not centralized has equal figures before and after.
+
+  Raises:
+    ValueError: If the axes do not match the gradients.
+    TypeError: If a spec or an axis is of the wrong type.
+
+  Example:
+    >>> import jax.numpy as jnp, optax_gc
+    >>> grads = {'kernel': jnp.array([[3.0, 1.0], [5.0, -1.0]])}
+    >>> statistics = optax_gc.gradient_statistics(grads)
+    >>> for name, x in statistics.leaves['kernel']._asdict().items():
+    ...   print(f'{name}: {x:.3f}')
+    mean_before: 2.500
+    mean_after: 1.000
+    max_before: 5.000
+    max_after: 1.000
+    norm_before: 6.000
+    norm_after: 2.000
+    removed: 0.889
+
+  References:
+    Yong et al, `Gradient Centralization
+    <https://arxiv.org/abs/2004.01461>`_, 2020, figure 4 and theorem 4.2.
+  """
+  leaves = {
+    path: _measure(leaf, axes)
+    for path, leaf, axes in resolve_weight_axes(weight_axes, grads, conv_only)
+    if is_inexact(leaf)
+  }
+  overall = functools.reduce(_join, leaves.values(), _Measured())
+  return GradientStatistics(
+    _figures(overall), {path: _figures(leaf) for path, leaf in leaves.items()}
+  )
+
+
+def record_gradient_statistics(
+  weight_axes: Any = None, *, conv_only: bool = False
+) -> optax.GradientTransformationExtraArgs:
+  """Keeps the gradient statistics in the state and changes no update.
+
+  Place it where the gradient is to be measured, before
+  :func:`optax_gc.gradient_centralization`, and read it with
+  ``optax.tree_utils.tree_get(state, 'gradient_statistics')``. With a recent
+  Optax, :func:`optax.snapshot` and :func:`optax.monitor` take
+  :func:`optax_gc.gradient_statistics` too, the latter to average it over steps;
+  this one works with every Optax from 0.2.4, and its ``init`` measures nothing.
+
+  Args:
+    weight_axes: As in :func:`optax_gc.gradient_centralization`.
+    conv_only: As in :func:`optax_gc.gradient_centralization`.
+
+  Returns:
+    A :class:`optax.GradientTransformationExtraArgs` whose state is a
+    :class:`optax_gc.RecordGradientStatisticsState`.
+
+  Raises:
+    ValueError: At ``init``, and when ``update`` is traced, if the axes do not
+      match the leaves.
+    TypeError: Likewise, if a spec or an axis is of the wrong type.
+
+  Example:
+    >>> import jax.numpy as jnp, optax, optax_gc
+    >>> tx = optax.chain(
+    ...   optax_gc.record_gradient_statistics(), optax_gc.sgd(0.1)
+    ... )
+    >>> grads = {'kernel': jnp.array([[3.0, 1.0], [5.0, -1.0]])}
+    >>> _, state = tx.update(grads, tx.init(grads))
+    >>> statistics = optax.tree_utils.tree_get(state, 'gradient_statistics')
+    >>> print(f'{statistics.overall.removed:.3f}')
+    0.889
+  """
+
+  def measure(updates):
+    return gradient_statistics(updates, weight_axes, conv_only=conv_only)
+
+  def init_fn(params):
+    blank = jax.eval_shape(measure, params)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), blank)
+    return RecordGradientStatisticsState(zeros)
+
+  def update_fn(updates, state, params=None, **extra_args):
+    del state, params, extra_args
+    return updates, RecordGradientStatisticsState(measure(updates))
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def weight_statistics(
+  params: Any, weight_axes: Any = None, *, conv_only: bool = False
+) -> dict[str, jax.Array]:
+  r"""Measures :math:`|e^T w|` of each weight vector that is centralized.
+
+  .. math::
+
+    |e^T w| = \frac{1}{\sqrt{M}} \Big| \sum_{j=1}^{M} w_j \Big|
+    = \sqrt{M} \, |\bar w|
+
+  It is what centralization keeps constant. The smaller it is, the less the
+  layer's outputs move with the mean of its inputs (theorem 4.1).
+
+  Args:
+    params: A tree of params.
+    weight_axes: As in :func:`optax_gc.gradient_centralization`.
+    conv_only: As in :func:`optax_gc.gradient_centralization`.
+
+  Returns:
+    For each centralized leaf, by its path, an array of at least float32 with
+    one element a weight vector: the leaf's shape without its reduction axes.
+
+  Raises:
+    ValueError: If the axes do not match the params.
+    TypeError: If a spec or an axis is of the wrong type.
+
+  Example:
+    >>> import jax.numpy as jnp, optax_gc
+    >>> params = {'kernel': jnp.array([[3.0, 1.0], [5.0, -1.0]])}
+    >>> print(optax_gc.weight_statistics(params)['kernel'].round(3))
+    [5.657 0.   ]
+
+  References:
+    Yong et al, `Gradient Centralization
+    <https://arxiv.org/abs/2004.01461>`_, 2020, figure 3, which shows the mean
+    :math:`|\bar w|`.
+  """
+  leaves = resolve_weight_axes(weight_axes, params, conv_only)
+  return {
+    path: jnp.abs(_along_e(leaf, axes))
+    for path, leaf, axes in leaves
+    if axes.reduction_axis
+  }
+
+
+class _Totals(NamedTuple):
+  """What one array adds to the figures."""
+
+  magnitude: Any = 0.0
+  largest: Any = 0.0
+  energy: Any = 0.0
+
+
+class _Measured(NamedTuple):
+  """What one leaf adds to the figures."""
+
+  size: int = 0
+  before: _Totals = _Totals()
+  after: _Totals = _Totals()
+  removed: Any = 0.0
+
+
+def _measure(g: jax.Array, axes: WeightAxes) -> _Measured:
+  g = jnp.asarray(g)
+  before = _totals(g)
+  if not axes.reduction_axis:
+    return _Measured(g.size, before, before)
+  after = _totals(centralize(g, axes.reduction_axis))
+  removed = jnp.square(jnp.abs(_along_e(g, axes))).sum()
+  return _Measured(g.size, before, after, removed)
+
+
+def _totals(x: jax.Array) -> _Totals:
+  size = jnp.abs(_widen(x))
+  return _Totals(size.sum(), size.max(initial=0), jnp.square(size).sum())
+
+
+def _join(a: _Measured, b: _Measured) -> _Measured:
+  def join(a, b):
+    return _Totals(
+      a.magnitude + b.magnitude,
+      jnp.maximum(a.largest, b.largest),
+      a.energy + b.energy,
+    )
+
+  return _Measured(
+    a.size + b.size,
+    join(a.before, b.before),
+    join(a.after, b.after),
+    a.removed + b.removed,
+  )
+
+
+def _figures(measured: _Measured) -> GradientFigures:
+  size, before, after, removed = measured
+  return GradientFigures(
+    mean_before=jnp.asarray(before.magnitude / max(size, 1)),
+    mean_after=jnp.asarray(after.magnitude / max(size, 1)),
+    max_before=jnp.asarray(before.largest),
+    max_after=jnp.asarray(after.largest),
+    norm_before=jnp.sqrt(before.energy),
+    norm_after=jnp.sqrt(after.energy),
+    # Not one minus the ratio of the norms, which would lose small shares.
+    removed=removed / jnp.where(before.energy == 0, 1.0, before.energy),
+  )
+
+
+def _along_e(x: jax.Array, axes: WeightAxes) -> jax.Array:
+  """The inner products with e, one for each weight vector."""
+  total = _widen(x).sum(axes.reduction_axis)
+  return total / math.sqrt(vector_size(x.shape, axes))
+
+
+def _widen(x: jax.Array) -> jax.Array:
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
