@@ -41,17 +41,17 @@ def adaptive(name, where):
 
 # Label: (how to make it from a schedule, peak rate, whether e^T w is kept).
 OPTIMIZERS = {
-  'optax.sgd, momentum': (sgd(optax.sgd), 0.05, False),
-  'sgd': (optax_gc.sgd, 0.05, True),
-  'sgd, momentum': (sgd(optax_gc.sgd), 0.05, True),
-  'sgd, Nesterov': (sgd(optax_gc.sgd, nesterov=True), 0.05, True),
-  'sgd, momentum, decay': (sgd(optax_gc.sgd, weight_decay=1e-4), 0.05, True),
+  'optax.sgd, momentum': (sgd(optax.sgd), 0.01, False),
+  'sgd': (optax_gc.sgd, 0.01, True),
+  'sgd, momentum': (sgd(optax_gc.sgd), 0.01, True),
+  'sgd, Nesterov': (sgd(optax_gc.sgd, nesterov=True), 0.01, True),
+  'sgd, momentum, decay': (sgd(optax_gc.sgd, weight_decay=1e-4), 0.01, True),
   'sgdw, momentum, no decay': (
     sgd(optax_gc.sgdw, weight_decay=0.0),
-    0.05,
+    0.01,
     True,
   ),
-  'sgdw, momentum': (sgd(optax_gc.sgdw), 0.05, False),
+  'sgdw, momentum': (sgd(optax_gc.sgdw), 0.01, False),
 }
 for _name, _rate in (
   ('adam', 1e-3),
