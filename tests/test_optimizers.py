@@ -2,6 +2,9 @@
 
 import functools
 import inspect
+import operator
+from pathlib import Path
+import re
 
 import chex
 from compat import enable_x64
@@ -334,3 +337,41 @@ def test_weight_vectors_of_one_element_train():
     tx = getattr(optax_gc, name)(0.1)
     updates, _ = tx.update(p, tx.init(p), p)
     assert updates['kernel'].all()
+
+
+DOCS = Path(__file__).parent.parent / 'docs' / 'optimizers.md'
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason='no docs beside the tests')
+def test_documented_recipes():
+  """Every block of the guide runs, and what it makes takes a step."""
+  names = {}
+  for block in re.findall(r'```python\n(.*?)```', DOCS.read_text(), re.DOTALL):
+    if need := re.match(r'# needs optax\.(\S+)', block):
+      try:
+        operator.attrgetter(need[1])(optax)
+      except AttributeError:
+        continue
+    names.pop('tx', None)
+    exec(block, names)
+    for tx in (names.get(n) for n in ('tx', 'before', 'after', 'l2', 'kept')):
+      if tx is None or 'LookaheadParams' in block:
+        continue
+      tx.update(names['grads'], tx.init(names['params']), names['params'])
+
+
+@pytest.mark.parametrize('name', ['MultiSteps', 'SAM', 'schedule-free'])
+def test_recipes_keep_the_means(name):
+  """Wrapped, SGD still moves no weight vector's mean."""
+  base = optax_gc.sgd(0.1)
+  ascent = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+  tx = {
+    'MultiSteps': lambda: optax.MultiSteps(base, every_k_schedule=2),
+    'SAM': lambda: optax.contrib.sam(base, ascent, sync_period=2),
+    'schedule-free': lambda: optax.contrib.schedule_free(base, 0.1, b1=0.9),
+  }[name]()
+  start = layer()
+  end = run(tx, start, wiggle, 8)[-1]
+  moved = jax.tree.map(jnp.subtract, end, start)
+  assert optax_gc.weight_statistics(moved)['kernel'].max() < 2e-6
+  assert abs(moved['kernel']).max() > 1e-3
