@@ -39,7 +39,7 @@ class Measure:
 
 MEASURES = (
   Measure('train_loss', 'Training loss', 1.0, '.5f', True),
-  Measure('test_accuracy', 'Test accuracy, %', 100.0, '.2f', False),
+  Measure('test_accuracy', 'Test accuracy, %', 100.0, '.3f', False),
 )
 
 

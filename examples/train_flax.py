@@ -95,7 +95,9 @@ class Block(nnx.Module):
 
   def __init__(self, layer: nnx.Module, features: int, rngs: nnx.Rngs):
     self.layer = layer
-    self.norm = nnx.BatchNorm(features, rngs=rngs)
+    # An epoch may have 20 steps: statistics over the last 100 (the default)
+    # would lag behind the weights, and the test would measure that.
+    self.norm = nnx.BatchNorm(features, momentum=0.9, rngs=rngs)
 
   def __call__(self, x, train: bool):
     return nnx.relu(self.norm(self.layer(x), use_running_average=not train))

@@ -7,7 +7,6 @@ import data
 from flax import linen as nn
 from flax.training import train_state
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -15,6 +14,8 @@ import optax_gc
 
 
 class MLP(nn.Module):
+  """One hidden layer."""
+
   @nn.compact
   def __call__(self, x):
     x = x.reshape(x.shape[0], -1)
