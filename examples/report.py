@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import math
 from pathlib import Path
 import platform
 from typing import Any
@@ -166,8 +167,9 @@ def _draw_column(arms: Arms, measure: Measure, curves, differences) -> None:
       alpha=0.25,
       linewidth=0,
     )
-  if measure.log:
-    curves.set_yscale('log')
+  drawn = np.concatenate([line.get_ydata() for line in curves.lines])
+  if measure.log and (drawn[np.isfinite(drawn)] > 0).any():
+    curves.set_yscale('log')  # Which a diverged run would not survive.
   differences.set_xlabel('epoch')
   for panel in (curves, differences):
     panel.grid(alpha=0.3)
@@ -200,4 +202,12 @@ def save(path: Path, config: Any, results: Results, **more: Any) -> None:
       for optimizer, arms in results.items()
     },
   }
-  path.write_text(json.dumps(content, indent=1, default=str) + '\n')
+  content = jax.tree.map(_json_value, content)
+  path.write_text(json.dumps(content, allow_nan=False) + '\n')
+
+
+def _json_value(x: Any) -> Any:
+  """JSON knows no NaN (a diverged run) and no paths."""
+  if isinstance(x, float) and not math.isfinite(x):
+    return None
+  return str(x) if isinstance(x, Path) else x

@@ -12,7 +12,6 @@ seed by seed.
 
 from collections.abc import Callable
 import dataclasses
-import functools
 from pathlib import Path
 import time
 from typing import Any, Literal, NamedTuple
@@ -22,6 +21,7 @@ from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import report
@@ -90,80 +90,6 @@ class Config:
     return dataclasses.replace(self, **missing)
 
 
-class Block(nnx.Module):
-  """A layer, BatchNorm, ReLU."""
-
-  def __init__(self, layer: nnx.Module, features: int, rngs: nnx.Rngs):
-    self.layer = layer
-    # An epoch may have 20 steps: statistics over the last 100 (the default)
-    # would lag behind the weights, and the test would measure that.
-    self.norm = nnx.BatchNorm(features, momentum=0.9, rngs=rngs)
-
-  def __call__(self, x, train: bool):
-    return nnx.relu(self.norm(self.layer(x), use_running_average=not train))
-
-
-class MLP(nnx.Module):
-  """Two hidden layers of 128."""
-
-  def __init__(self, shape, classes: int, rngs: nnx.Rngs):
-    inputs = int(np.prod(shape))
-    self.block1 = Block(nnx.Linear(inputs, 128, rngs=rngs), 128, rngs)
-    self.block2 = Block(nnx.Linear(128, 128, rngs=rngs), 128, rngs)
-    self.head = nnx.Linear(128, classes, rngs=rngs)
-
-  def __call__(self, x, train: bool = False):
-    x = x.reshape(x.shape[0], -1)
-    return self.head(self.block2(self.block1(x, train), train))
-
-
-class CNN(nnx.Module):
-  """Three 3x3 convolutions, two of them with stride 2, then the mean."""
-
-  def __init__(self, shape, classes: int, rngs: nnx.Rngs):
-    conv = functools.partial(nnx.Conv, kernel_size=(3, 3), rngs=rngs)
-    self.block1 = Block(conv(shape[-1], 16), 16, rngs)
-    self.block2 = Block(conv(16, 32, strides=2), 32, rngs)
-    self.block3 = Block(conv(32, 64, strides=2), 64, rngs)
-    self.head = nnx.Linear(64, classes, rngs=rngs)
-
-  def __call__(self, x, train: bool = False):
-    x = self.block2(self.block1(x, train), train)
-    return self.head(self.block3(x, train).mean((1, 2)))
-
-
-MODELS = {'mlp': MLP, 'cnn': CNN}
-
-
-class Network(NamedTuple):
-  """A model as pure functions, which `jit` and `vmap` take as they are.
-
-  Attributes:
-    init: From a key to parameters and BatchNorm's running statistics.
-    apply: From those and images to logits and new running statistics.
-  """
-
-  init: Callable[[jax.Array], tuple[nnx.State, nnx.State]]
-  apply: Callable[..., tuple[jax.Array, nnx.State]]
-
-
-def make_network(config: Config, images: data.Images) -> Network:
-  def build(key):
-    shape = images.train_images.shape[1:]
-    model = MODELS[config.model](shape, images.classes, nnx.Rngs(key))
-    return nnx.split(model, nnx.Param, ...)
-
-  graphdef, *_ = build(jax.random.key(0))
-
-  def apply(params, stats, images, train=False):
-    # BatchNorm writes its statistics: into new variables, not into the given.
-    model = nnx.merge(graphdef, *jax.tree.map(jnp.asarray, (params, stats)))
-    logits = model(images, train)
-    return logits, nnx.split(model, nnx.Param, ...)[2]
-
-  return Network(lambda key: build(key)[1:], apply)
-
-
 class TrainState(NamedTuple):
   """What changes in training."""
 
@@ -172,7 +98,7 @@ class TrainState(NamedTuple):
   opt_state: optax.OptState
 
 
-def make_step(network: Network, tx: optax.GradientTransformation):
+def make_step(network: networks.Network, tx: optax.GradientTransformation):
   """A step of one seed: `(state, images, labels) -> (state, loss)`."""
 
   def loss_fn(params, stats, images, labels):
@@ -191,7 +117,7 @@ def make_step(network: Network, tx: optax.GradientTransformation):
   return step
 
 
-def make_accuracy(network: Network):
+def make_accuracy(network: networks.Network):
   """The share of right answers of one seed: `(state, images, labels)`."""
 
   def accuracy(state, images, labels):
@@ -228,13 +154,14 @@ class Run(NamedTuple):
 
   config: Config
   images: data.Images
-  network: Network
+  network: networks.Network
   accuracy: Callable[..., jax.Array]
   starts: list[tuple[range, tuple[nnx.State, nnx.State]]]
 
 
 def make_run(config: Config, images: data.Images) -> Run:
-  network = make_network(config, images)
+  shape = images.train_images.shape[1:]
+  network = networks.make_network(config.model, shape, images.classes)
   init = jax.jit(jax.vmap(lambda seed: network.init(jax.random.key(seed))))
   # Under `vmap`, dense layers of many seeds train faster and convolutions
   # slower than one seed after the other.
@@ -393,7 +320,6 @@ def main(config: Config) -> report.Results:
     console.print(report.table(results, measure))
   console.print(f'\n{NOTE}\n', markup=False)
 
-  report.draw(results, config.out / 'curves.png')
   seconds = time.perf_counter() - start
   cpu_seconds = time.process_time() - cpu_start
   report.save(
@@ -404,6 +330,7 @@ def main(config: Config) -> report.Results:
     seconds=seconds,
     cpu_seconds=cpu_seconds,
   )
+  report.draw(results, config.out / 'curves.png')
   console.print(
     f'{config.out}/curves.png and {config.out}/results.json written; '
     f'{seconds:.0f} s, {cpu_seconds:.0f} s of CPU time.'
