@@ -7,7 +7,7 @@ so that arms differ in their gradient transformation alone and are compared
 seed by seed.
 
   python examples/train_flax.py
-  python examples/train_flax.py --dataset fashion-mnist --seeds 8
+  python examples/train_flax.py --dataset fashion-mnist  # Some ten minutes.
 """
 
 from collections.abc import Callable
