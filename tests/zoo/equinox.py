@@ -5,7 +5,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from tests.zoo import Case, case, f32, i32
+from zoo import Case, case, f32, i32
 
 
 def _equinox(make, inputs, axes, call=None, **kwargs) -> Case:
@@ -271,9 +271,8 @@ def ensemble(s):
     )(jax.random.split(key, s.experts))
 
   def call(members, x):
-    return eqx.filter_vmap(lambda m, x: jax.vmap(m)(x), in_axes=(0, None))(
-      members, x
-    )
+    arrays, static = eqx.partition(members, eqx.is_array)
+    return jax.vmap(lambda a: jax.vmap(eqx.combine(a, static))(x))(arrays)
 
   return _equinox(
     make,
@@ -304,17 +303,23 @@ def prelu_and_norms(s):
 
   def make(key):
     a, b = jax.random.split(key)
-    return eqx.nn.Sequential(
-      [
-        eqx.nn.Linear(s.inp, s.hid, key=a),
-        eqx.nn.PReLU(),
-        eqx.nn.RMSNorm(s.hid),
-        eqx.nn.GroupNorm(2, s.hid),
-        eqx.nn.LayerNorm(s.hid),
-        eqx.nn.Linear(s.hid, s.out, key=b),
-      ]
+    return (
+      eqx.nn.Linear(s.inp, s.hid, key=a),
+      eqx.nn.PReLU(),
+      eqx.nn.RMSNorm(s.hid),
+      eqx.nn.GroupNorm(2, s.hid),
+      eqx.nn.LayerNorm(s.hid),
+      eqx.nn.Linear(s.hid, s.out, key=b),
     )
 
+  def call(layers, x):
+    def one(x):
+      for layer in layers:
+        x = layer(x)
+      return x
+
+    return jax.vmap(one)(x)
+
   return _equinox(
-    make, _flat(s), {'layers/0/weight': (1,), 'layers/5/weight': (1,)}
+    make, _flat(s), {'0/weight': (1,), '5/weight': (1,)}, call=call
   )

@@ -4,7 +4,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tests.zoo import Case, case, f32, i32
+from zoo import Case, case, f32, i32
 
 
 def _haiku(fn, inputs, axes, **kwargs) -> Case:
@@ -83,7 +83,7 @@ def conv_depthwise(s):
   """`(*window, 1, in * multiplier)`, then one-by-one convolutions."""
 
   def fn(x):
-    return hk.SeparableDepthwiseConv2D(2, s.window, 'SAME')(
+    return hk.SeparableDepthwiseConv2D(2, s.window)(
       hk.DepthwiseConv2D(2, s.window)(x)
     )
 
@@ -92,8 +92,8 @@ def conv_depthwise(s):
     _image(s),
     {
       'depthwise_conv2_d/w': (0, 1, 2),
-      'separable_depthwise_conv2_d/w_dw_0': (0, 1, 2),
-      'separable_depthwise_conv2_d/w_dw_1': (0, 1, 2),
+      'separable_depthwise_conv2_d/~/depthwise_conv2_d/w': (0, 1, 2),
+      'separable_depthwise_conv2_d/~/depthwise_conv2_d_1/w': (0, 1, 2),
     },
   )
 
@@ -149,7 +149,7 @@ def conv_lstm(s):
   return _haiku(
     fn,
     (f32(s.time, s.batch, s.image, s.image, s.inp),),
-    {f'conv2_d_lstm/{n}/w': (0, 1, 2) for n in convs},
+    {f'conv2_dlstm/{n}/w': (0, 1, 2) for n in convs},
   )
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.zoo import Case, case, f32, i32
+from zoo import Case, case, f32, i32
 
 
 def linen(module, inputs, axes, **kwargs) -> Case:

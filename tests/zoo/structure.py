@@ -7,7 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.zoo import Case, Sizes, case, f32, i32
+from zoo import Case, Sizes, case, f32, i32
 
 
 def _dense(fn, s: Sizes, shape, axes, **kwargs) -> Case:
