@@ -1,9 +1,20 @@
 """Gradient centralization for Optax."""
 
+from optax_gc._centralize import centralize as centralize
+from optax_gc._centralize import gc as gc
+from optax_gc._centralize import (
+  gradient_centralization as gradient_centralization,
+)
+from optax_gc._diagnostics import Summary as Summary
+from optax_gc._diagnostics import SummaryRow as SummaryRow
+from optax_gc._diagnostics import summary as summary
 from optax_gc._infer import infer_weight_axes as infer_weight_axes
+from optax_gc._layouts import flax_weight_axes as flax_weight_axes
+from optax_gc._layouts import match_weight_axes as match_weight_axes
+from optax_gc._layouts import torch_weight_axes as torch_weight_axes
+from optax_gc._weight_axes import WeightAxes as WeightAxes
 from optax_gc._weight_axes import (
   muon_dimension_numbers as muon_dimension_numbers,
 )
-from optax_gc._weight_axes import WeightAxes as WeightAxes
 
 __version__ = '0.1.0'

@@ -5,10 +5,7 @@ from typing import Any
 
 import jax
 
-from optax_gc import _interpreter
-from optax_gc import _jaxpr
-from optax_gc import _uses
-from optax_gc import _weight_axes
+from optax_gc import _interpreter, _jaxpr, _uses, _weight_axes
 from optax_gc._weight_axes import WeightAxes
 
 

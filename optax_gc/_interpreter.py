@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from optax_gc import _jaxpr
-from optax_gc import _rules
-from optax_gc import _uses
-from optax_gc import _views
-from optax_gc._rules import Ledger
-from optax_gc._rules import Loop
+from optax_gc import (
+  _elementwise,
+  _jaxpr,
+  _ledger,
+  _rearrange,
+  _rules,
+  _uses,
+  _views,
+)
 from optax_gc._views import Value
 
 # A loop's carried values change kind at most this often before they repeat:
@@ -56,7 +59,7 @@ class _Reader:
   """Runs programs on values, each sub-program once for the same values."""
 
   def __init__(self):
-    self.ledger = Ledger()
+    self.ledger = _ledger.Ledger()
     self._memo: dict[Any, list[Value]] = {}
 
   def run(
@@ -108,17 +111,17 @@ class _Reader:
     if jaxpr is not None:
       return self.run(jaxpr, operands, path, backward)
     if all(v.plain for v in operands):
-      return _rules.plain(equation, operands)
+      return _ledger.plain(equation, operands)
     what = f'lost in the primitive {equation.primitive.name}'
-    return _rules.lose(equation, operands, self.ledger, what)
+    return _ledger.lose(equation, operands, self.ledger, what)
 
   def _scan(self, equation, operands, path, backward):
     constants, carried = _jaxpr.scan_layout(equation)
     body = equation.params['jaxpr']
-    origin = Loop(id(equation))
+    origin = _views.Loop(id(equation))
     fixed = operands[:constants]
     sliced = [
-      _rules.peel(value, _jaxpr.shape(atom), 0, origin)
+      _rearrange.peel(value, _jaxpr.shape(atom), 0, origin)
       for value, atom in zip(
         operands[constants + carried :],
         equation.invars[constants + carried :],
@@ -133,7 +136,7 @@ class _Reader:
     start = operands[constants : constants + carried]
     carries, outputs = self._iterate(step, start)
     stacked = [
-      _rules.put_back(
+      _rearrange.put_back(
         self._merge(values, equation), 0, equation.params['length'], origin
       )
       for values in zip(*outputs, strict=True)
@@ -200,7 +203,7 @@ class _Reader:
       self._merge(values, equation) for values in zip(*outcomes, strict=True)
     ]
     if which.data:
-      results = [_rules.chosen(value, 'cond') for value in results]
+      results = [_elementwise.chosen(value, 'cond') for value in results]
     return results
 
   def _shard_map(self, equation, operands, path, backward):
@@ -221,9 +224,9 @@ class _Reader:
     ]
 
   def _pmap(self, equation, operands, path, backward):
-    origin = Loop(id(equation))
+    origin = _views.Loop(id(equation))
     local = [
-      value if axis is None else _rules.peel(value, shape, axis, origin)
+      value if axis is None else _rearrange.peel(value, shape, axis, origin)
       for value, axis, shape in zip(
         operands,
         equation.params['in_axes'],
@@ -234,7 +237,7 @@ class _Reader:
     results = self.run(equation.params['call_jaxpr'], local, path, backward)
     size = equation.params['global_axis_size']
     return [
-      value if axis is None else _rules.put_back(value, axis, size, origin)
+      value if axis is None else _rearrange.put_back(value, axis, size, origin)
       for value, axis in zip(results, equation.params['out_axes'], strict=True)
     ]
 
@@ -242,11 +245,11 @@ class _Reader:
 def _either(equation, values, ledger) -> Value:
   """A value that is one of several, as branches and iterations give them."""
   if any(v.data for v in values) and not all(v.data for v in values):
-    return _rules.meet(
+    return _ledger.meet(
       equation, values, ledger, 'takes turns with activations'
     )[0]
   if any(v.data for v in values):
-    _rules.consume(equation, values, ledger)
+    _ledger.consume(equation, values, ledger)
     views = [v.views for v in values]
     return Value(True, views[0] if len(set(views)) == 1 else ())
   return _views.merge(values)

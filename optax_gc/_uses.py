@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 import enum
 from typing import NamedTuple
 
-from optax_gc._views import Axes
-from optax_gc._views import NO_AXES
+from optax_gc._views import NO_AXES, Axes
 
 
 class Force(enum.IntEnum):

@@ -39,6 +39,12 @@ Dim = tuple[Factor, ...]
 Dims = tuple[Dim, ...]
 
 
+class Loop(NamedTuple):
+  """The origin of entries that a loop, a map or data runs over."""
+
+  key: Any
+
+
 class View(NamedTuple):
   """One way in which one leaf enters a value.
 
@@ -144,7 +150,7 @@ def reshape(dims: Dims, shape: Sequence[int]) -> Dims:
 
 def broadcast(dims: Dims, shape: Sequence[int], where: Sequence[int]) -> Dims:
   """Puts dimension k at ``where[k]``; the rest is foreign."""
-  out = [(Factor(n),) for n in shape]
+  out = list(foreign_dims(shape))
   for dim, position in zip(dims, where, strict=True):
     if _size(dim) == shape[position]:
       out[position] = dim
@@ -293,8 +299,7 @@ def _deal(factors: Sequence[Factor], shape: Sequence[int]) -> list[Dim]:
       continue
     dealt = _take(queue, size)
     if dealt is None:
-      blend = blend(queue, 0)
-      return [*out, *((blend._replace(size=n),) for n in shape[k:])]
+      return [*out, *((blend(queue, n),) for n in shape[k:])]
     taken, queue = dealt
     out.append(taken)
   return out
