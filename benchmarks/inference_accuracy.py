@@ -60,6 +60,10 @@ METHODS = {
 }
 
 
+def by_hand(case):
+  return lambda path, shape: case.axes.get(path, ())
+
+
 def zoo_models():
   from zoo import CASES, SIZES, Missing
 
@@ -69,8 +73,7 @@ def zoo_models():
         case = build(SIZES[size])
       except Missing:
         continue
-      expected = lambda path, shape, case=case: case.axes.get(path, ())
-      yield f'zoo/{name}/{size}', case, expected
+      yield f'zoo/{name}/{size}', case, by_hand(case)
 
 
 def third_party_models():

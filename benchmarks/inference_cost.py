@@ -56,20 +56,20 @@ class ResNet50(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    x = self.conv(x, 64, 7, 2)
+    x = self._conv(x, 64, 7, 2)
     x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), 'SAME')
     for stage, blocks in enumerate((3, 4, 6, 3)):
       for block in range(blocks):
         width, stride = 64 * 2**stage, 2 if stage and not block else 1
-        y = nn.relu(self.conv(x, width, 1))
-        y = nn.relu(self.conv(y, width, 3, stride))
-        y = self.conv(y, 4 * width, 1)
+        y = nn.relu(self._conv(x, width, 1))
+        y = nn.relu(self._conv(y, width, 3, stride))
+        y = self._conv(y, 4 * width, 1)
         if x.shape != y.shape:
-          x = self.conv(x, 4 * width, 1, stride)
+          x = self._conv(x, 4 * width, 1, stride)
         x = nn.relu(x + y)
     return nn.Dense(1000)(x.mean((1, 2)))
 
-  def conv(self, x, features, window, stride=1):
+  def _conv(self, x, features, window, stride=1):
     x = nn.Conv(features, (window,) * 2, (stride,) * 2, use_bias=False)(x)
     return nn.BatchNorm(use_running_average=False)(x)
 
@@ -116,15 +116,11 @@ def plain_transformer(layers):
 
 
 def transformer(layers):
-  return program(
-    Transformer(layers), jax.ShapeDtypeStruct((2, 16), jnp.int32)
-  )
+  return program(Transformer(layers), jax.ShapeDtypeStruct((2, 16), jnp.int32))
 
 
 def resnet_50():
-  return program(
-    ResNet50(), jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
-  )
+  return program(ResNet50(), jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32))
 
 
 def measure(fn, params, inputs, repeats):

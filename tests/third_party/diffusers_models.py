@@ -2,11 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+
 from third_party import Model, model
 
 _RULES = (
-  (r'.*/(conv\w*|proj_(in|out)|quant_conv|post_quant_conv)/kernel|(post_)?'
-   r'(quant_)?conv(_in|_out)?/kernel', (0, 1, 2), 'a conv (*window, in, out)'),
+  (
+    r'.*/(conv\w*|proj_(in|out)|quant_conv|post_quant_conv)/kernel|(post_)?'
+    r'(quant_)?conv(_in|_out)?/kernel',
+    (0, 1, 2),
+    'a conv (*window, in, out)',
+  ),
   (r'.*/kernel', (0,), 'a Dense layer (in, out)'),
 )
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+
 from third_party import Model, model
 
 _RULES = (
@@ -43,7 +44,9 @@ def resnet_50_v2():
 def mobilenet_v1():
   import haiku as hk
 
-  return _net(lambda x: hk.nets.MobileNetV1(num_classes=10)(x, True), (2, 32, 32, 3))
+  return _net(
+    lambda x: hk.nets.MobileNetV1(num_classes=10)(x, True), (2, 32, 32, 3)
+  )
 
 
 @model('haiku')

@@ -8,6 +8,7 @@ import os
 
 import jax
 import jax.numpy as jnp
+
 from third_party import Model, model, shapes
 
 os.environ.setdefault('KERAS_BACKEND', 'jax')
@@ -86,9 +87,7 @@ def _sequence(build, rules, shape=(12, 8), dtype=jnp.float32, batch=2):
 
   inputs = keras.Input(shape, dtype=jnp.dtype(dtype).name)
   net = keras.Model(inputs, build(keras.layers, inputs))
-  return keras_model(
-    net, jax.ShapeDtypeStruct((batch, *shape), dtype), rules
-  )
+  return keras_model(net, jax.ShapeDtypeStruct((batch, *shape), dtype), rules)
 
 
 @model('keras')

@@ -4,6 +4,7 @@ import os
 
 import jax
 import jax.numpy as jnp
+
 from third_party import Model, model
 
 os.environ.setdefault('USE_TORCH', '0')
@@ -27,8 +28,11 @@ _RULES = (
   ),
   (r'.*/relative_position_bias_table', (), 'looked up, added to scores'),
   (r'.*/embedding', (), 'looked up'),
-  (r'.*(projection|patch_embedding|convolution|conv\d?)/kernel',
-   (0, 1, 2), 'a conv (*window, in, out)'),
+  (
+    r'.*(projection|patch_embedding|convolution|conv\d?)/kernel',
+    (0, 1, 2),
+    'a conv (*window, in, out)',
+  ),
   (r'.*/kernel', (0,), 'a Dense layer (in, out)'),
 )
 

@@ -68,7 +68,7 @@ class Case:
   convolutions: tuple[str, ...] = ()
 
 
-class Missing(Exception):  # noqa: N818
+class Missing(Exception):
   """The installed version of a framework lacks the layer."""
 
 

@@ -328,7 +328,9 @@ def spectral_norm(s):
 
   class Model(nnx.Module):
     def __init__(self, rngs):
-      self.norm = nnx.SpectralNorm(nnx.Linear(s.inp, s.out, rngs=rngs), rngs=rngs)
+      self.norm = nnx.SpectralNorm(
+        nnx.Linear(s.inp, s.out, rngs=rngs), rngs=rngs
+      )
 
     def __call__(self, x):
       return self.norm(x, update_stats=True)
