@@ -4,6 +4,8 @@ from functools import partial
 
 import jax
 from jax import lax
+from jax.experimental import pallas
+from jax.experimental.ode import odeint
 import jax.numpy as jnp
 import numpy as np
 
@@ -706,6 +708,56 @@ def contraction_over_two_axes(s):
   )
 
 
+@case
+def kronecker(s):
+  """`x @ kron(a, b)`: inputs are pairs, and so are outputs."""
+  return Case(
+    lambda p, x: x @ jnp.kron(p['a'], p['b']),
+    {'a': f32(s.inp, s.out), 'b': f32(s.time, s.hid)},
+    (f32(s.batch, s.inp * s.time),),
+    {'a': (0,), 'b': (0,)},
+  )
+
+
+@case
+def complex_pair(s):
+  """A complex kernel made of two real ones."""
+  return Case(
+    lambda p, x: (x @ (p['re'] + 1j * p['im'])).real,
+    {'im': f32(s.inp, s.out), 're': f32(s.inp, s.out)},
+    (f32(s.batch, s.inp),),
+    {'im': (0,), 're': (0,)},
+  )
+
+
+@case
+def running_sum_of_weights(s):
+  """`cumsum` along the inputs keeps each weight vector to itself.
+
+  `x @ cumsum(w)` is `reversed_cumsum(x) @ w`.
+  """
+  return _dense(lambda w, x: x @ jnp.cumsum(w, axis=0), s, (s.inp, s.out), (0,))
+
+
+@case
+def cosines(s):
+  """Data and prototypes are normalised, then multiplied."""
+
+  def fn(w, x):
+    x, w = (a / jnp.linalg.norm(a, axis=1, keepdims=True) for a in (x, w))
+    return x @ w.T
+
+  return _dense(fn, s, (s.out, s.inp), (1,))
+
+
+@case
+def distances(s):
+  """`(x - w) ** 2` summed: data and weights are subtracted, not multiplied."""
+  return _dense(
+    lambda w, x: jnp.sum((x[:, None] - w) ** 2, -1), s, (s.out, s.inp), ()
+  )
+
+
 # Uses that are no contraction with data, and leaves without an answer.
 
 
@@ -855,6 +907,60 @@ def unknown_primitive_spares_the_others(s):
     {'skew': (), 'w': (0,)},
     reasons={'skew': 'qr'},
     unresolved=('skew',),
+  )
+
+
+@case
+def custom_kernel(s):
+  """What a kernel written for a device does is not looked into."""
+
+  def multiply(x, w, out):
+    out[...] = x[...] @ w[...]
+
+  out = f32(s.batch, s.out)
+  return _dense(
+    lambda w, x: pallas.pallas_call(multiply, out_shape=out)(x, w),
+    s,
+    (s.inp, s.out),
+    (),
+    reasons={'w': 'pallas_call'},
+    unresolved=('w',),
+  )
+
+
+@case
+def callback(s):
+  """Nor what Python does outside of the program."""
+  out = f32(s.batch, s.out)
+  return _dense(
+    lambda w, x: jax.pure_callback(lambda w, x: x @ w, out, w, x),
+    s,
+    (s.inp, s.out),
+    (),
+    reasons={'w': 'pure_callback'},
+    unresolved=('w',),
+  )
+
+
+@case
+def diagonal_of_a_kernel(s):
+  """Only entries `(i, i, o)` meet data: no set of axes is a diagonal."""
+  return _dense(
+    lambda w, x: jnp.einsum('bi,iio->bo', x, w),
+    s,
+    (s.inp, s.inp, s.out),
+    (),
+  )
+
+
+@case
+def selected_by_data(s):
+  """Data decides between two kernels; either has its axes."""
+  return Case(
+    lambda p, x: x @ jnp.where(x.sum() > 0, p['a'], p['b'].T),
+    {'a': f32(s.inp, s.out), 'b': f32(s.out, s.inp)},
+    (f32(s.batch, s.inp),),
+    {'a': (0,), 'b': (1,)},
   )
 
 
@@ -1216,6 +1322,36 @@ def switch_returns_weights(s):
 
 
 @case
+def mapped(s):
+  """`lax.map` over examples."""
+  return _dense(
+    lambda w, x: lax.map(lambda x: w @ x, x), s, (s.out, s.inp), (1,)
+  )
+
+
+@case
+def associative_scan(s):
+  """A kernel within an associative scan over time."""
+  return Case(
+    lambda p, x: lax.associative_scan(lambda a, b: a @ p['w'] + b, x),
+    {'w': f32(s.inp, s.inp)},
+    (f32(s.time, s.batch, s.inp),),
+    {'w': (0,)},
+  )
+
+
+@case
+def differential_equation(s):
+  """A layer as the right-hand side, integrated by a solver's loops."""
+
+  def fn(w, x):
+    times = jnp.linspace(0.0, 1.0, 3)
+    return odeint(lambda y, _: jnp.tanh(y @ w), x, times)
+
+  return _dense(fn, s, (s.inp, s.inp), (0,))
+
+
+@case
 def vmap_over_models(s):
   """An ensemble: one kernel for each member."""
 
@@ -1434,6 +1570,17 @@ def jacobian_vector_product(s):
 
   def fn(w, x):
     return jax.jvp(lambda x: jnp.tanh(x @ w), (x,), (jnp.ones_like(x),))
+
+  return _dense(fn, s, (s.inp, s.out), (0,))
+
+
+@case
+def hessian(s):
+  """Forward over reverse, in the data."""
+
+  def fn(w, x):
+    energy = lambda x: jnp.sum(jnp.tanh(x @ w))  # noqa: E731
+    return jax.vmap(jax.hessian(energy))(x)
 
   return _dense(fn, s, (s.inp, s.out), (0,))
 
