@@ -110,11 +110,16 @@ def _entangle(view: View, varying: frozenset[int]) -> View:
     return view
   dims = tuple(
     tuple(f._replace(entangled=f.entangled | (axes - own[i])) for f in dim)
-    if i in varying and not _views.axes_of((dim,))
+    if i in varying and not _views.axes_of((dim,)) and not _single(dim)
     else dim
     for i, dim in enumerate(view.dims)
   )
   return view._replace(dims=dims)
+
+
+def _single(dim: _views.Dim) -> bool:
+  """Whether the leaf is at one position only, as in a stack of leaves."""
+  return any(f.placed is not None and len(f.placed) == 1 for f in dim)
 
 
 def _lost_beside(value: Value, others: Sequence[Value]):
@@ -157,7 +162,7 @@ def _follow(equation, position, value, view, others, ledger) -> View | None:
     if name in _ADDITIVE | _MULTIPLICATIVE and scalars:
       return view
     plain = all(o.plain for o in others)
-    return view if multiplied and plain and modulated(view) else None
+    return view if multiplied and plain and modulated(view, ledger) else None
   if value.data and not any(o.data or o.views for o in others):
     return view  # A constant function of entries that data looked up.
   if name == 'mul':
@@ -171,9 +176,12 @@ def _follow(equation, position, value, view, others, ledger) -> View | None:
 
 def _multiplied(equation, value, view, others, ledger) -> View | None:
   """The view of a leaf that data multiplies: a scale or half a contraction."""
-  if all_picked(others) or not _views.axes_of(view.dims):
+  data = [other for other in others if other.data]
+  if not data or not _views.axes_of(view.dims):
     return None
-  uniform = frozenset.intersection(*(o.uniform for o in others if o.data))
+  if value.data and all_picked(data):
+    return None
+  uniform = frozenset.intersection(*(o.uniform for o in data))
   dims = tuple(
     tuple(f._replace(shared=bool(f.axes) and i not in uniform) for f in dim)
     for i, dim in enumerate(view.dims)
@@ -187,12 +195,15 @@ def _multiplied(equation, value, view, others, ledger) -> View | None:
   return ledger.begin_product(equation, view._replace(dims=dims), base)
 
 
-def modulated(view: View) -> bool:
+def modulated(view: View, ledger: _ledger.Ledger) -> bool:
   """Whether data multiplies a leaf without running along all of its axes.
 
   Then the product may still be a kernel, one for every example, as in a layer
   that other activations modulate.
   """
+  base = ledger.base(view)
+  if base is not None and base.axes:
+    return False
   return any(
     f.axes and not f.shared and f.size > 1 for dim in view.dims for f in dim
   )
