@@ -95,22 +95,36 @@ def _combine(name: str, values: Sequence[Value]) -> Value:
     )
     prepared.append(
       value._replace(
-        views=tuple(_entangle(view, varying) for view in value.views),
+        views=tuple(
+          _entangle(view, varying, name in _MULTIPLICATIVE)
+          for view in value.views
+        ),
         lost=_lost_beside(value, [*values[:k], *values[k + 1 :]]),
       )
     )
   return _views.merge(prepared)
 
 
-def _entangle(view: View, varying: frozenset[int]) -> View:
-  """Marks foreign dimensions along which own elements' coefficients vary."""
+def _entangle(view: View, varying: frozenset[int], own_too: bool) -> View:
+  """Marks dimensions along which coefficients vary jointly with others.
+
+  Args:
+    view: The view of a leaf that is multiplied by coefficients.
+    varying: The dimensions along which these vary.
+    own_too: Whether to mark the leaf's own dimensions too.
+
+  Returns:
+    The view after.
+  """
   own = [_views.axes_of((d,)) | _views.bound_of((d,)) for d in view.dims]
   axes = frozenset().union(*(own[i] for i in varying))
   if not axes:
     return view
   dims = tuple(
     tuple(f._replace(entangled=f.entangled | (axes - own[i])) for f in dim)
-    if i in varying and not _views.axes_of((dim,)) and not _single(dim)
+    if i in varying
+    and not _single(dim)
+    and (own_too or not _views.axes_of((dim,)))
     else dim
     for i, dim in enumerate(view.dims)
   )
@@ -259,13 +273,9 @@ def collective_rule(equation, values, ledger):
   """Sums and extremes over devices, and over dimensions under a `vmap`."""
   del ledger
   axes = equation.params.get('axes', ())
-  gone = {axis for axis in axes if isinstance(axis, int)}
-
-  def change(dims):
-    return tuple(d for i, d in enumerate(dims) if i not in gone)
-
+  gone = frozenset(axis for axis in axes if isinstance(axis, int))
   return [
-    _views.map_dims(value, _jaxpr.shape(atom), change, summed=True)
+    _views.sum_over(value, _jaxpr.shape(atom), gone)
     for value, atom in zip(values, equation.invars, strict=True)
   ]
 

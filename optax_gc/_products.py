@@ -61,11 +61,7 @@ def reduce_rule(equation, values, ledger):
     what = f'meets activations in {name}'
     return _ledger.meet(equation, values, ledger, what)
   shape = _jaxpr.shape(equation.invars[0])
-
-  def change(dims):
-    return tuple(d for i, d in enumerate(dims) if i not in gone)
-
-  return [_views.map_dims(values[0], shape, change, summed=True)]
+  return [_views.sum_over(values[0], shape, gone)]
 
 
 def _side(atom, summed, batch) -> Side:

@@ -67,6 +67,9 @@ class Verdict(NamedTuple):
   convolution: bool = False
 
 
+_BACKWARD = 'meets data in the backward pass of a gradient only'
+
+
 def judge(shape: Sequence[int], uses: Iterable[Use], reached: bool) -> Verdict:
   """The verdict on one leaf.
 
@@ -84,10 +87,12 @@ def judge(shape: Sequence[int], uses: Iterable[Use], reached: bool) -> Verdict:
   uses = list(uses)
   forward = [use for use in uses if not use.backward]
   if uses and not forward:
-    return _none('used in the backward pass of a gradient only', resolved=False)
+    return _none(_BACKWARD, resolved=False)
   if not forward:
     return _none('never meets the inputs' if reached else 'never used')
   force = max(use.force for use in forward)
+  if force == Force.WEAK and len(forward) < len(uses):
+    return _none(_BACKWARD, resolved=False)
   decisive = [use for use in forward if use.force == force]
   if force in (Force.FATAL, Force.UNCLEAR):
     return _none(decisive[0].sentence, resolved=False)

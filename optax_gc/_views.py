@@ -30,8 +30,8 @@ class Factor(NamedTuple):
       leaf's axes that were summed in that product. Summing over this factor
       with data sums over those axes with data.
     constant: Whether the other side of that product was a constant.
-    entangled: Of a foreign factor: axes of the leaf such that the coefficient
-      of its elements varies along the factor and along them jointly.
+    entangled: Axes of the leaf such that the coefficient of its elements varies
+      along the factor and along them jointly.
   """
 
   size: int
@@ -303,6 +303,23 @@ def _gone(before: Dims, after: Dims) -> set[Factor]:
     for f in dim
     if f.axes and f not in left and (f.size == 1 or not f.axes <= axes)
   }
+
+
+def sum_over(value: Value, shape: Sequence[int], gone: Axes) -> Value:
+  """A sum, or any reduction, over some dimensions."""
+
+  def change(dims):
+    # A sum of masked entries, as of a diagonal, is no sum of whole axes.
+    masked = frozenset().union(
+      *(f.entangled for i in gone for f in dims[i] if f.axes)
+    )
+    return tuple(
+      tuple(f._replace(part=None) if f.axes & masked else f for f in dim)
+      for i, dim in enumerate(dims)
+      if i not in gone
+    )
+
+  return map_dims(value, shape, change, summed=True)
 
 
 def merge(values: Iterable[Value]) -> Value:
