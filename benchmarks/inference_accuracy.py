@@ -13,6 +13,7 @@ one JSON file, and the table is of all that it holds.
 
 import argparse
 import collections
+import contextlib
 import importlib.metadata
 import json
 import pathlib
@@ -24,14 +25,22 @@ import jax
 
 import optax_gc
 
+VERDICTS = ('right', 'declined', 'wrong')
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'tests'))
 
 RESULTS = ROOT / 'benchmarks/results/inference_accuracy.json'
-PACKAGES = (
-  *('jax', 'flax', 'dm-haiku', 'equinox', 'keras', 'transformers'),
-  *('diffusers', 'flaxmodels', 'flowjax', 'optax'),
-)
+PACKAGES = {
+  'jax': '',
+  'dm-haiku': 'haiku',
+  'diffusers': 'diffusers',
+  'equinox': 'equinox',
+  'flax': '',
+  'flaxmodels': 'flaxmodels',
+  'flowjax': 'flowjax',
+  'keras': 'keras',
+  'transformers': 'transformers',
+}
 
 
 def all_but_last(leaf):
@@ -113,14 +122,14 @@ def count(model, expected, method):
   return counts, faults
 
 
-def versions():
-  found = {}
-  for package in PACKAGES:
-    try:
-      found[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return {'python': platform.python_version(), **found}
+def versions(name):
+  """Of JAX, and of the frameworks that a model's name names."""
+  found = {'python': platform.python_version()}
+  for package, word in PACKAGES.items():
+    if word in name:
+      with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        found[package] = importlib.metadata.version(package)
+  return found
 
 
 def table(models):
@@ -131,20 +140,28 @@ def table(models):
   ]
   for method in METHODS:
     for group in ('zoo', 'third party', ''):
-      total = collections.Counter()
-      for name, entry in models.items():
-        if name.startswith(group):
-          total += collections.Counter(entry['counts'][method])
-      leaves = total.total()
-      shares = [
-        f'{100 * total[verdict] / max(leaves, 1):.2f} %'
-        for verdict in ('right', 'declined', 'wrong')
+      counts = [
+        entry['counts'][method]
+        for name, entry in models.items()
+        if name.startswith(group)
       ]
+      total = [sum(column) for column in zip(*counts, strict=True)]
+      leaves = sum(total)
+      shares = [f'{100 * n / max(leaves, 1):.2f} %' for n in total]
       lines.append(
         f'{method:24}{group or "all":14}{leaves:8}{shares[0]:>9}'
         f'{shares[1]:>10}{shares[2]:>9}'
       )
   return '\n'.join(lines)
+
+
+def save(path, models):
+  """One line a model, so that runs can be compared."""
+  lines = [f'{json.dumps(k)}: {json.dumps(v)}' for k, v in models.items()]
+  body = ',\n'.join(lines)
+  path.write_text(
+    f'{{"verdicts": {json.dumps(VERDICTS)}, "models": {{\n{body}\n}}}}\n'
+  )
 
 
 def main():
@@ -157,20 +174,21 @@ def main():
     models = json.loads(results.read_text())['models']
   for source in (zoo_models, third_party_models):
     for name, model, expected in source():
-      models[name] = {'versions': versions(), 'counts': {}}
+      models[name] = {'versions': versions(name), 'counts': {}}
       for method in METHODS:
         counts, faults = count(model, expected, method)
-        models[name]['counts'][method] = counts
+        models[name]['counts'][method] = [counts[v] for v in VERDICTS]
         if method == 'infer_weight_axes' and faults:
           models[name]['faults'] = faults
   results.parent.mkdir(exist_ok=True)
-  results.write_text(json.dumps({'models': models}, indent=1) + '\n')
+  save(results, models)
   print(table(models))
   for name, entry in models.items():
     for fault in entry.get('faults', ()):
       print(name, *fault)
-  for stack in sorted({json.dumps(m['versions']) for m in models.values()}):
-    print(stack)
+  for package in ('python', *PACKAGES):
+    seen = {entry['versions'].get(package) for entry in models.values()}
+    print(f'{package}:', *sorted(seen - {None}))
 
 
 if __name__ == '__main__':
