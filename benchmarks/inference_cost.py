@@ -10,6 +10,7 @@ arrays, so they are small. Processor time is measured, as machines are shared.
 """
 
 import argparse
+import gc
 import importlib.metadata
 import json
 import os
@@ -129,11 +130,14 @@ def measure(fn, params, inputs, repeats):
   fresh = lambda: lambda *args: fn(*args)  # noqa: E731
   seconds = {'make_jaxpr': [], 'infer_weight_axes': []}
   for _ in range(repeats + 1):  # The first warms the caches of both.
+    gc.collect()
+    gc.disable()  # As `timeit` does: collections fall on either by chance.
     start = time.process_time()
     jaxpr = jax.make_jaxpr(fresh())(params, *inputs)
     middle = time.process_time()
     optax_gc.infer_weight_axes(fresh(), params, *inputs)
     end = time.process_time()
+    gc.enable()
     seconds['make_jaxpr'].append(middle - start)
     seconds['infer_weight_axes'].append(end - middle)
   pairs = list(zip(*(times[1:] for times in seconds.values()), strict=True))
