@@ -1,0 +1,21 @@
+"""Settings and fixtures that all tests share."""
+
+import compat
+import hypothesis
+import pytest
+
+# Derandomized and without a deadline: a shared, busy machine must not decide.
+hypothesis.settings.register_profile(
+  'ci', deadline=None, derandomize=True, max_examples=50
+)
+hypothesis.settings.register_profile(
+  'nightly', deadline=None, max_examples=2000
+)
+hypothesis.settings.load_profile('ci')
+
+
+@pytest.fixture
+def x64():
+  """Runs one test with 64-bit types."""
+  with compat.enable_x64(True):
+    yield
