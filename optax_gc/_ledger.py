@@ -1,6 +1,7 @@
 """Where the rules write down what happens to leaves."""
 
 from collections.abc import Iterable, Sequence
+import itertools
 from typing import Any, NamedTuple
 
 from optax_gc import _jaxpr, _views
@@ -33,6 +34,7 @@ class Ledger:
     self._products: dict[Any, Product] = {}
     self._tokens: dict[tuple[int, int], int] = {}
     self._parents: list[int] = []
+    self._leaves: list[int] = []
     self._needs: list[frozenset[int]] = []
     self._path: tuple[str, ...] = ()
     self._backward = False
@@ -45,29 +47,29 @@ class Ledger:
     """Writes down one use of a leaf."""
     self._uses.setdefault(leaf, {})[self._placed(equation, use)] = None
 
-  def note_part(
+  def part(
     self, equation: Equation, leaf: int, use: Use, needs: frozenset[int]
-  ) -> int:
-    """Writes down a contraction of a part of an axis.
+  ) -> Use:
+    """Numbers the use of a part of an axis, to see what it is added to.
 
     Args:
       equation: Where it happens.
       leaf: The leaf.
       use: The use.
-      needs: Contractions of parts that the data in it depends on.
+      needs: The numbers of such uses that the data in it depends on.
 
     Returns:
-      A token for its result, to see what that is added to.
+      The use with its number as the group.
     """
     key = (leaf, id(equation))
     if key not in self._tokens:
       self._tokens[key] = len(self._parents)
       self._parents.append(len(self._parents))
+      self._leaves.append(leaf)
       self._needs.append(frozenset())
     token = self._tokens[key]
     self._needs[token] |= needs
-    self.note(equation, leaf, use._replace(group=token))
-    return token
+    return use._replace(group=token)
 
   def add(self, one: frozenset[int], other: frozenset[int]) -> None:
     """Two sums of contractions of parts are added.
@@ -75,13 +77,11 @@ class Ledger:
     They are one contraction of a whole unless one is a layer on the other's
     result.
     """
-    leaves = {token: leaf for (leaf, _), token in self._tokens.items()}
-    for a in one:
-      for b in other:
-        if leaves[a] != leaves[b]:
-          continue
-        if a not in self._needs[b] and b not in self._needs[a]:
-          self._parents[self._root(a)] = self._root(b)
+    for a, b in itertools.product(one, other):
+      if self._leaves[a] != self._leaves[b]:
+        continue
+      if a not in self._needs[b] and b not in self._needs[a]:
+        self._parents[self._root(a)] = self._root(b)
 
   def begin_product(
     self, equation: Equation, view: View, base: Use | None

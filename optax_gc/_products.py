@@ -115,7 +115,9 @@ def _meet_kernel(equation, values, sides, k, ledger):
       use = _contraction.kernel(view, side)
     if use is not None and use.parts:
       use = _named(use, equation)
-      tokens.append(ledger.note_part(equation, view.leaf, use, other.after))
+      use = ledger.part(equation, view.leaf, use, other.after)
+      ledger.note(equation, view.leaf, use)
+      tokens.append(use.group)
     elif _views.axes_of(_views.pick(view.dims, side.batch)):
       if use is not None and not use.axes and not side.summed:
         use = use._replace(sentence='scales activations')
@@ -161,17 +163,25 @@ def _plays_activation(values, sides, k: int) -> bool:
   """Whether an operand without data was broadcast over axes of its own.
 
   So is a learned query or latent, and the zeros that a recurrent layer starts
-  from; a kernel is not. Nor is it a kernel if data chose it and the other
-  operand is one.
+  from; a kernel is not. A weight that data chose or rescaled varies along axes
+  of the data instead.
   """
   value, side = values[k], sides[k]
   other, other_side = _other(values, sides, k)
   if not other.views or any(d in other.uniform for d in other_side.free):
     return False
-  if value.choice and not other.choice:
-    return True
   filled = len(value.uniform) == len(side.summed + side.batch + side.free)
-  return any(d in value.uniform for d in side.free) or (filled and value.plain)
+  return (
+    any(d in value.uniform for d in side.free)
+    or (filled and value.plain)
+    or (value.choice and any(_is_foreign(value, d) for d in side.free))
+  )
+
+
+def _is_foreign(value: Value, d: int) -> bool:
+  """Whether no leaf has axes in a dimension, its own or of a product."""
+  dims = [view.dims[d] for view in value.views]
+  return not _views.axes_of(dims) and not _views.bound_of(dims)
 
 
 def _other(values, sides, k: int):
@@ -191,11 +201,7 @@ def _activate(equation, values, sides, k, ledger):
     return [Value(False, uniform=_uniform(values, sides))]
   for view in values[k].views:
     what = f'plays the activation in {equation.primitive.name}'
-    free = _views.pick(view.dims, sides[k].free)
-    use = Use(Force.NONE, what)
-    if values[k].choice and _views.axes_of(free):
-      use = Use(Force.UNCLEAR, 'chosen by data, then multiplied by a parameter')
-    ledger.note(equation, view.leaf, use)
+    ledger.note(equation, view.leaf, Use(Force.NONE, what))
   for value in values:
     _ledger.note_lost(equation, value, ledger)
   return [_views.DATA]

@@ -930,6 +930,62 @@ def diagonal_as_a_scale(w, x):
   return jnp.einsum('bi,ii->bi', x, w)
 
 
+@case(
+  {'m': f32(3), 'k': f32(3), 'w': f32(3, N, N)},
+  X,
+  {'m': (0,), 'k': (0,), 'w': (1,)},
+)
+def mixture_of_kernels_with_chosen_gates(p, x):
+  gates = lax.cond(x.sum() > 0, lambda: p['m'], lambda: 2 * p['k'])
+  return x @ jnp.einsum('n,nio->io', jax.nn.softmax(gates), p['w'])
+
+
+@case({'e': f32(3, N), 'w': W}, (X, f32(2, 1, 1)), {'e': None, 'w': (0,)})
+def latent_rescaled_by_data(p, x, gate):
+  return (gate * p['e']) @ p['w'] + x[:, None]
+
+
+LATENT = 'may be a factor of a kernel or a layer on a learned input'
+
+
+@case(
+  {'q': f32(1, 3, N), 'w': f32(N, 2, 2), 'k': f32(N, 2, 2)},
+  f32(1, 5, N),
+  {'q': LATENT, 'w': LATENT, 'k': (0,)},
+)
+def learned_query_for_a_batch_of_one(p, x):
+  q = jnp.einsum('bni,ihd->bnhd', p['q'], p['w'])
+  k = jnp.einsum('bni,ihd->bnhd', x, p['k'])
+  return jnp.einsum('bnhd,bmhd->bhnm', q, k)
+
+
+@case(
+  {'r': f32(N, 2, 2), 'q': f32(N, 2, 2)}, f32(2, 3, N), {'r': LATENT, 'q': (0,)}
+)
+def layer_on_constants(p, x):
+  r = jnp.einsum('ni,ihd->nhd', jnp.arange(3.0 * N).reshape(3, N), p['r'])
+  return jnp.einsum('bnhd,mhd->bhnm', jnp.einsum('bni,ihd->bnhd', x, p['q']), r)
+
+
+@case({'a': f32(2, 2), 'b': f32(2, 2)}, X, {'a': (0,), 'b': (0,)})
+def kronecker(p, x):
+  return x @ jnp.kron(p['a'], p['b'])
+
+
+@case(f32(3, 3, N), f32(2, 5, 5, N), (0, 1))
+def depthwise_by_shifts(w, x):
+  return sum(
+    jnp.roll(x, (i, j), (1, 2)) * w[i, j] for i in range(3) for j in range(3)
+  )
+
+
+@case(f32(2, N), X, None)
+def scales_of_residual_layers(w, x):
+  for i in range(2):
+    x = x + w[i] * jnp.tanh(x)
+  return x
+
+
 @case({'a': W, 'b': W}, X, 'used with axes (0,) and (1,)')
 def branches_that_disagree(p, x):
   w = p['a'] + 0 * p['b']
