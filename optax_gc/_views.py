@@ -30,8 +30,9 @@ class Factor(NamedTuple):
       leaf's axes that were summed in that product. Summing over this factor
       with data sums over those axes with data.
     constant: Whether the other side of that product was a constant.
-    entangled: Axes of the leaf such that the coefficient of its elements varies
-      along the factor and along them jointly.
+    entangled: Axes of the leaf such that its elements' coefficients, as other
+      leaves give them, vary along the factor and along them jointly.
+    masked: The same for coefficients that are constants.
   """
 
   size: int
@@ -44,6 +45,7 @@ class Factor(NamedTuple):
   bound: Axes = NO_AXES
   constant: bool = False
   entangled: Axes = NO_AXES
+  masked: Axes = NO_AXES
 
   @property
   def whole(self) -> bool:
@@ -161,6 +163,11 @@ def axes_of(dims: Iterable[Dim]) -> Axes:
 def bound_of(dims: Iterable[Dim]) -> Axes:
   """All leaf axes bound to foreign factors in some dimensions."""
   return frozenset().union(*(f.bound for dim in dims for f in dim))
+
+
+def is_foreign(dim: Dim) -> bool:
+  """Whether no axis of the leaf is in a dimension, nor bound to it."""
+  return not any(f.axes or f.bound for f in dim)
 
 
 def pick(dims: Dims, indices: Iterable[int]) -> Dims:
@@ -311,7 +318,7 @@ def sum_over(value: Value, shape: Sequence[int], gone: Axes) -> Value:
   def change(dims):
     # A sum of masked entries, as of a diagonal, is no sum of whole axes.
     masked = frozenset().union(
-      *(f.entangled for i in gone for f in dims[i] if f.axes)
+      *(f.entangled | f.masked for i in gone for f in dims[i] if f.axes)
     )
     return tuple(
       tuple(f._replace(part=None) if f.axes & masked else f for f in dim)
@@ -394,6 +401,7 @@ def blend(factors: Iterable[Factor], size: int) -> Factor:
     bound=frozenset().union(*(f.bound for f in factors)),
     constant=any(f.constant for f in factors),
     entangled=frozenset().union(*(f.entangled for f in factors)),
+    masked=frozenset().union(*(f.masked for f in factors)),
   )
 
 
@@ -449,7 +457,7 @@ def _deal(factors: Sequence[Factor], shape: Sequence[int]) -> list[Dim]:
   """Deals factors out to dimensions whose sizes have the same product."""
   if len(shape) == 1:
     whole = tuple(f for f in factors if f.size != 1) if shape[0] != 1 else ()
-    return [_joined(whole or factors)]
+    return [_joined(whole or factors) or (Factor(shape[0]),)]
   queue = _joined(f for f in factors if f.size != 1)
   ones = [f for f in factors if f.size == 1]
   out: list[Dim] = []

@@ -823,6 +823,11 @@ def roll_an_axis_of_one_element(w, x):
   return x @ jnp.roll(w, 1, axis=1)[:, 0]
 
 
+@case(W, X, (0,))
+def flip_an_axis_of_one_element(w, x):
+  return x @ jnp.flip(w.reshape(N, 1, N), 1).reshape(N, N, 1)[..., 0]
+
+
 @case({'a': W, 'b': W}, X, {'a': (0,), 'b': (1,)})
 def stack_of_leaves_taken_apart(p, x):
   w = jnp.stack([p['a'], p['b']], axis=-1)
@@ -943,6 +948,27 @@ def mixture_of_kernels_with_chosen_gates(p, x):
 @case({'e': f32(3, N), 'w': W}, (X, f32(2, 1, 1)), {'e': None, 'w': (0,)})
 def latent_rescaled_by_data(p, x, gate):
   return (gate * p['e']) @ p['w'] + x[:, None]
+
+
+@case({'a': W, 'b': W}, f32(N, N), {'a': (0,), 'b': (0,)})
+def low_rank_multiply_and_sum(p, x):
+  return jnp.einsum('ab,ab->ab', x, p['a'] @ p['b']).sum(0)
+
+
+@case({'a': W, 'b': W}, f32(2, N, N), {'a': (1,), 'b': (1,)})
+def low_rank_kernel_a_row_each(p, x):
+  return jnp.einsum('xab,ba->xb', x, p['a'] @ p['b'])
+
+
+@case({'w': W, 'g': f32(N)}, f32(2, N, N), {'w': (0, 1), 'g': None})
+def gain_in_a_kernel_of_one_output(p, x):
+  return jnp.einsum('xab,ab->x', x, p['w'] * p['g'])
+
+
+@case(W, X, 'multiplied by other constants for each output')
+def masked_otherwise_for_each_copy(w, x):
+  mask = jnp.arange(2 * N * N).reshape(N, 2, N) % 3
+  return jnp.einsum('xi,iko->xko', x, mask * w[:, None])
 
 
 LATENT = 'may be a factor of a kernel or a layer on a learned input'
