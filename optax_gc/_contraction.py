@@ -1,0 +1,161 @@
+"""What a sum over products with data says about a leaf's axes."""
+
+from collections.abc import Sequence
+import math
+from typing import NamedTuple
+
+from optax_gc import _views
+from optax_gc._uses import Force, Parts, Use
+from optax_gc._views import Axes, Dim, View
+
+_LATENT_OR_FACTOR = (
+  'multiplied by a parameter or constant before it meets data: may be a factor '
+  'of a kernel or a layer on a learned input'
+)
+
+
+class Side(NamedTuple):
+  """The roles of one operand's dimensions in a product.
+
+  Attributes:
+    summed: Those that are summed.
+    batch: Those that stay and that the other operand has too.
+    free: Those that stay and that the other operand does not have.
+  """
+
+  summed: tuple[int, ...]
+  batch: tuple[int, ...]
+  free: tuple[int, ...]
+
+
+def contraction(view: View, side: Side) -> Use | None:
+  """Reads one contraction of a view with data.
+
+  Args:
+    view: The leaf's view.
+    side: The roles of its dimensions.
+
+  Returns:
+    What it says, or None if no axis of the leaf is contracted.
+  """
+  summed = _views.pick(view.dims, side.summed)
+  batch = _views.pick(view.dims, side.batch)
+  free = _views.pick(view.dims, side.free)
+  own, bound = _views.axes_of(summed), _views.bound_of(summed)
+  axes = own | bound
+  if not axes:
+    return None
+  stay = (*batch, *free)
+  foreign = [f for dim in (*summed, *free) for f in dim if not f.axes]
+  if any(f.entangled & axes for f in foreign):
+    if view.free or _views.bound_of(view.dims):
+      what = 'multiplied by a parameter both entrywise and as a matrix'
+      return Use(Force.UNCLEAR, what)
+    return Use(Force.NONE, 'scales a weight')
+  if any(f.masked & axes for dim in free for f in dim if not f.axes):
+    return Use(Force.UNCLEAR, 'multiplied by other constants for each output')
+  if _latent_or_factor(view, summed, batch, free):
+    return Use(Force.FATAL, _LATENT_OR_FACTOR)
+  return Use(
+    Force.DATA,
+    f'contracts axes {tuple(sorted(axes))}',
+    axes=axes,
+    kept=(_views.axes_of(free) | _views.bound_of(free)) - axes,
+    split=_split(view, axes, summed, stay),
+    parts=_parts(own, summed),
+  )
+
+
+def kernel(view: View, side: Side) -> Use:
+  """Reads a product with data in which a leaf is a weight or scales one."""
+  return contraction(view, side) or Use(Force.NONE, 'scales a weight')
+
+
+def of_picked(view: View, side: Side, compared: bool) -> Use | None:
+  """Reads a contraction of entries that data picked.
+
+  An expert's kernel that a router picks is a weight; an embedding that is
+  looked up and then compared with other activations is not. They differ in
+  that a kernel keeps axes that number its outputs.
+
+  Args:
+    view: The leaf's view.
+    side: The roles of its dimensions.
+    compared: Whether the other operand was picked from leaves too.
+
+  Returns:
+    What it says, or None if nothing.
+  """
+  use = contraction(view, side)
+  if use is None or use.force == Force.NONE:
+    return None
+  kept = _views.axes_of(_views.pick(view.dims, side.free))
+  looked_up = view.picked in ('gather', 'dynamic_slice') and not kept
+  if not looked_up and view.picked != 'sum':
+    return use
+  if compared:
+    return None
+  return Use(Force.UNCLEAR, 'looked up by data, then contracted with data')
+
+
+def _latent_or_factor(view: View, summed, batch, free) -> bool:
+  """Whether a product's leaf may be a layer on a latent, or no one's factor.
+
+  In ``x @ (A @ B)`` the leaf ``A`` is a factor of a kernel. In ``(q @ A) @ k``
+  it is a layer on a learned query. The second has heads, which are batch
+  dimensions that come from the same leaf as the summed one, or a batch of one
+  example, or a constant in place of the query.
+  """
+  own = _views.axes_of(summed)
+  bound = [f for dim in summed for f in dim if f.bound]
+  links = [f for dim in (*batch, *free) for f in dim if f.bound]
+  if own and any(not f.constant for f in bound):
+    return True
+  if own and not bound and any(f.constant for f in links):
+    return True
+  if not links and not bound:
+    return False
+  heads = [f for dim in batch for f in dim if f.bound or f.axes & view.free]
+  return any(f.size == 1 or (own if f.axes else bound) for f in heads)
+
+
+def entries(view: View) -> Parts:
+  """The fixed entries of the axes that indices took away."""
+  return tuple(
+    sorted(
+      (
+        (min(p.factor.axes), p.factor.part)
+        for p in view.peeled
+        if not p.varies and not p.factor.whole
+      ),
+      key=str,
+    )
+  )
+
+
+def _split(view: View, axes: Axes, summed, stay) -> tuple[tuple[int, int], ...]:
+  """Axes of which a factor is summed and another one stays or varies."""
+  indexed = tuple(
+    p.factor for p in view.peeled if p.varies or not p.factor.whole
+  )
+  kept = _views.axes_of((*stay, indexed))
+  return tuple(
+    (
+      axis,
+      math.prod(f.size for dim in summed for f in dim if axis in f.axes),
+    )
+    for axis in sorted(axes & kept)
+  )
+
+
+def _parts(own: Axes, summed: Sequence[Dim]) -> Parts:
+  """The indices summed of every axis of which some are missing."""
+  parts = []
+  for axis in sorted(own):
+    factors = {f for dim in summed for f in dim if axis in f.axes}
+    if not all(f.whole for f in factors):
+      ranges = {f.part for f in factors}
+      parts.append((axis, ranges.pop() if len(ranges) == 1 else None))
+  if any(not f.whole for dim in summed for f in dim if f.bound):
+    parts.append((-1, None))
+  return tuple(parts)

@@ -1,0 +1,292 @@
+"""Primitives that sum products: where leaves meet data as weights."""
+
+from collections.abc import Sequence
+
+from optax_gc import _contraction, _elementwise, _jaxpr, _ledger, _views
+from optax_gc._contraction import Side
+from optax_gc._uses import Force, Use
+from optax_gc._views import Dims, Factor, Value, View
+
+
+def dot_general_rule(equation, values, ledger):
+  (l_sum, r_sum), (l_batch, r_batch) = equation.params['dimension_numbers']
+  sides = (
+    _side(equation.invars[0], l_sum, l_batch),
+    _side(equation.invars[1], r_sum, r_batch),
+  )
+  return _contract(equation, values[:2], sides, ledger)
+
+
+def ragged_dot_general_rule(equation, values, ledger):
+  numbers = equation.params['ragged_dot_dimension_numbers']
+  (l_sum, r_sum), (l_batch, r_batch) = numbers.dot_dimension_numbers
+  groups = tuple(numbers.rhs_group_dimensions)
+  sides = (
+    _side(equation.invars[0], l_sum, l_batch),
+    _side(equation.invars[1], r_sum, (*r_batch, *groups)),
+  )
+  return _apply_kernel(equation, values[:2], sides, ledger)
+
+
+def conv_rule(equation, values, ledger):
+  spec = equation.params['dimension_numbers']
+  sides = (
+    Side(spec.lhs_spec[1:], (), spec.lhs_spec[:1]),
+    Side(spec.rhs_spec[1:], (), spec.rhs_spec[:1]),
+  )
+  return _apply_kernel(equation, values, sides, ledger)
+
+
+def _apply_kernel(equation, values, sides, ledger):
+  """A kernel, the second operand, in a result that no leaf is followed to."""
+  inputs, kernels = values
+  applied = not kernels.data and _plays_activation(values, sides, 0)
+  if inputs.data or applied:
+    results = _contract(equation, values, sides, ledger)
+    return [r._replace(views=(), uniform=frozenset()) for r in results]
+  if inputs.plain and (kernels.data or kernels.plain):
+    return _ledger.plain(equation, values)
+  why = f'no data enters {equation.primitive.name} as the activation'
+  return _ledger.lose(equation, values, ledger, why, Force.UNCLEAR)
+
+
+def reduce_rule(equation, values, ledger):
+  """Sums over dimensions; of a product with data it is a contraction."""
+  name = equation.primitive.name
+  gone = frozenset(equation.params['axes'])
+  if any(v.data for v in values):
+    if name == 'reduce_sum':
+      _sum_products(equation, values[0], gone, ledger)
+      values = [values[0]._replace(views=())]
+    what = f'meets activations in {name}'
+    return _ledger.meet(equation, values, ledger, what)
+  shape = _jaxpr.shape(equation.invars[0])
+  return [_views.sum_over(values[0], shape, gone)]
+
+
+def _side(atom, summed, batch) -> Side:
+  used = (*summed, *batch)
+  rank = len(_jaxpr.shape(atom))
+  free = tuple(i for i in range(rank) if i not in used)
+  return Side(tuple(summed), tuple(batch), free)
+
+
+def _contract(equation, values, sides, ledger):
+  """A product of two operands with sums over shared dimensions."""
+  if any(v.data for v in values):
+    _ledger.consume(equation, values, ledger)
+    met = [_meet_kernel(equation, values, sides, k, ledger) for k in (0, 1)]
+    views = tuple(view for views, _ in met for view in views)
+    sums = frozenset(token for _, tokens in met for token in tokens)
+    return [Value(True, views, sums=sums, after=sums)]
+  for k in (0, 1):
+    if _plays_activation(values, sides, k):
+      return _activate(equation, values, sides, k, ledger)
+  return [_product(values, sides, _jaxpr.shape(equation.outvars[0]))]
+
+
+def _meet_kernel(equation, values, sides, k, ledger):
+  """One operand's leaves meet the other operand as kernels.
+
+  Args:
+    equation: The product's equation.
+    values: Its operands.
+    sides: The roles of their dimensions.
+    k: Which operand's leaves to read.
+    ledger: Takes the uses.
+
+  Returns:
+    Views of leaves that only a later sum completes, and tokens of
+    contractions of a part of an axis.
+  """
+  value, other, side = values[k], values[1 - k], sides[k]
+  if not other.data:
+    return [], []
+  _ledger.note_lost(equation, value, ledger)
+  views, tokens = [], []
+  for view in value.views:
+    if view.product is not None:
+      _meet_modulated(equation, view, side, ledger)
+      continue
+    if value.data:
+      compared = bool(other.views) and all(v.picked for v in other.views)
+      use = _contraction.of_picked(view, side, compared)
+    else:
+      use = _contraction.kernel(view, side)
+    if use is not None and use.parts:
+      use = _named(use, equation)
+      use = ledger.part(equation, view.leaf, use, other.after)
+      ledger.note(equation, view.leaf, use)
+      tokens.append(use.group)
+    elif not all(_views.is_foreign(view.dims[d]) for d in side.batch):
+      if use is not None and not use.axes and not side.summed:
+        use = _ledger.no_contraction(view, 'scales activations')
+      rest = view._replace(dims=_kept_dims(view.dims, sides, k, equation))
+      use = None if use is None else _named(use, equation)
+      views.append(ledger.begin_product(equation, rest, use))
+    elif use is not None:
+      ledger.note(equation, view.leaf, _named(use, equation))
+  return views, tokens
+
+
+def _meet_modulated(equation, view, side, ledger) -> None:
+  """A kernel that data rescaled entry by entry meets data."""
+  use = _contraction.contraction(view, side)
+  if (
+    use and use.kept and not use.parts and _elementwise.modulated(view, ledger)
+  ):
+    ledger.note(equation, view.leaf, _named(use, equation))
+
+
+def _named(use: Use, equation) -> Use:
+  """Says in which primitive a contraction happens."""
+  if not use.axes:
+    return use
+  name = equation.primitive.name
+  return use._replace(
+    sentence=f'{use.sentence} in {name}', convolution=name.startswith('conv')
+  )
+
+
+def _kept_dims(dims: Dims, sides, k: int, equation) -> Dims:
+  """A view's dimensions in the result; data runs along the batch ones."""
+  out = list(_views.foreign_dims(_jaxpr.shape(equation.outvars[0])))
+  for i, d in enumerate(sides[k].batch):
+    out[i] = tuple(f._replace(shared=True) for f in dims[d])
+  first = len(sides[0].batch) + k * len(sides[0].free)
+  for i, d in enumerate(sides[k].free):
+    out[first + i] = dims[d]
+  return tuple(out)
+
+
+def _plays_activation(values, sides, k: int) -> bool:
+  """Whether an operand without data was broadcast over axes of its own.
+
+  So is a learned query or latent, and the zeros that a recurrent layer starts
+  from; a kernel is not. A weight that data chose or rescaled varies along axes
+  of the data instead.
+  """
+  value, side = values[k], sides[k]
+  other, other_side = _other(values, sides, k)
+  if not other.views or any(d in other.uniform for d in other_side.free):
+    return False
+  filled = len(value.uniform) == len(side.summed + side.batch + side.free)
+  return (
+    any(d in value.uniform for d in side.free)
+    or (filled and value.plain)
+    or (value.choice and any(_is_foreign(value, d) for d in side.free))
+  )
+
+
+def _is_foreign(value: Value, d: int) -> bool:
+  """Whether no leaf has axes in a dimension, its own or of a product."""
+  return all(_views.is_foreign(view.dims[d]) for view in value.views)
+
+
+def _other(values, sides, k: int):
+  return values[1 - k], sides[1 - k]
+
+
+def _activate(equation, values, sides, k, ledger):
+  """A learned or constant activation, operand `k`, meets a kernel."""
+  kernel, side = _other(values, sides, k)
+  learned = bool(values[k].views)
+  for view in kernel.views:
+    use = _named(_contraction.kernel(view, side), equation)
+    if use.force == Force.DATA and not learned:
+      use = use._replace(force=Force.WEAK)
+    ledger.note(equation, view.leaf, use)
+  if not learned:
+    return [Value(False, uniform=_uniform(values, sides))]
+  for view in values[k].views:
+    what = f'plays the activation in {equation.primitive.name}'
+    ledger.note(equation, view.leaf, Use(Force.NONE, what))
+  for value in values:
+    _ledger.note_lost(equation, value, ledger)
+  return [_views.DATA]
+
+
+def _product(values, sides, shape) -> Value:
+  """A product of two values that do not depend on data: a new parameter."""
+  views = []
+  for k in (0, 1):
+    side = sides[k]
+    other, _ = _other(values, sides, k)
+    first = len(side.batch) + k * len(sides[0].free)
+    for view in values[k].views:
+      summed = _views.pick(view.dims, side.summed)
+      link = Factor(
+        0,
+        bound=_views.axes_of(summed) | _views.bound_of(summed),
+        constant=not other.views,
+      )
+      if not all(f.whole for dim in summed for f in dim):
+        link = link._replace(part=None)
+      out = [(link._replace(size=n),) for n in shape]
+      for i, d in enumerate(side.batch):
+        out[i] = view.dims[d]
+      for i, d in enumerate(side.free):
+        out[first + i] = view.dims[d]
+      free = view.free | _views.axes_of(_views.pick(view.dims, side.free))
+      views.append(view._replace(dims=tuple(out), free=free))
+  return Value(
+    False,
+    _views.distinct(views),
+    _uniform(values, sides),
+    values[0].lost | values[1].lost,
+    choice=values[0].choice or values[1].choice,
+  )
+
+
+def _uniform(values: Sequence[Value], sides) -> frozenset[int]:
+  """Along what a product is constant."""
+  starts = (len(sides[0].batch), len(sides[0].batch) + len(sides[0].free))
+  return frozenset(
+    starts[k] + i
+    for k in (0, 1)
+    for i, d in enumerate(sides[k].free)
+    if d in values[k].uniform
+  )
+
+
+def _sum_products(equation, value, gone, ledger):
+  """Sums over products of leaves and data complete contractions."""
+  for view in value.views:
+    if view.product is not None:
+      use = _summed_product(view, gone, ledger.base(view))
+      ledger.end_product(equation, view, use)
+
+
+def _summed_product(view: View, gone, base: Use | None) -> Use | None:
+  """What a sum over a product of a leaf and data says; None if no more.
+
+  Args:
+    view: The leaf in the product.
+    gone: The dimensions that are summed.
+    base: What the product says without the sum.
+
+  Returns:
+    The use that product and sum are together.
+  """
+  shared = {i for i in gone if any(f.shared for f in view.dims[i])}
+  if not shared:
+    return None
+  summed = {i for i in gone if not _views.is_foreign(view.dims[i])}
+  rest = tuple(i for i in range(len(view.dims)) if i not in summed)
+  side = Side(tuple(sorted(summed)), (), rest)
+  use = _contraction.contraction(view, side)
+  if view.picked and use is not None:
+    use = _contraction.of_picked(view, side, False)
+  if use is None or not use.axes:
+    return use
+  if base is not None and base.axes:
+    # A batched contraction goes on over what it kept, if over nothing else.
+    if gone != shared:
+      return None
+    use = use._replace(axes=use.axes | base.axes, kept=use.kept - base.axes)
+  elif gone != summed and not use.kept:
+    return None  # A scale, then a sum over examples or places.
+  elif len(gone) == len(view.dims) and len(use.axes) > 1:
+    return Use(Force.UNCLEAR, 'multiplied by data and summed to one number')
+  what = f'contracts axes {tuple(sorted(use.axes))} in a product and a sum'
+  return use._replace(sentence=what)

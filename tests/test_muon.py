@@ -1,0 +1,120 @@
+"""Inferred axes decide which leaves Muon orthogonalizes, and along what."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_gc
+
+if not hasattr(optax.contrib, 'MuonDimensionNumbers'):
+  pytest.skip('Optax has no MuonDimensionNumbers', allow_module_level=True)
+
+
+class Model(nn.Module):
+  """A table, attention and a head: Muon's default rule goes by rank."""
+
+  @nn.compact
+  def __call__(self, ids):
+    x = nn.Embed(11, 8)(ids)
+    x = x + nn.MultiHeadDotProductAttention(2)(x)
+    return nn.Dense(5)(x)
+
+
+IDS = np.arange(12).reshape(3, 4) % 11
+BIASES = {
+  f'MultiHeadDotProductAttention_0/{n}/bias' for n in ('query', 'key', 'value')
+}
+KERNELS = {
+  f'MultiHeadDotProductAttention_0/{n}/kernel'
+  for n in ('query', 'key', 'value', 'out')
+}
+
+
+def loss(params, ids):
+  return jnp.mean((Model().apply({'params': params}, ids) - 1) ** 2)
+
+
+@pytest.fixture(scope='module')
+def params():
+  return Model().init(jax.random.key(0), IDS)['params']
+
+
+@pytest.fixture(scope='module')
+def axes(params):
+  return optax_gc.infer_weight_axes(loss, params, IDS, strict=True)
+
+
+def first_update(params, **kwargs):
+  muon = optax.contrib.muon(0.1, weight_decay=0.0, **kwargs)
+  updates, _ = muon.update(
+    jax.grad(loss)(params, IDS), muon.init(params), params
+  )
+  return by_path(updates)
+
+
+def by_path(tree):
+  flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in flat
+  }
+
+
+def orthogonalized(params, updates):
+  """Leaves whose update is not that of Adam, which takes the others."""
+  adam = first_update(
+    params,
+    muon_weight_dimension_numbers=lambda p: jax.tree.map(lambda _: None, p),
+  )
+  return {
+    path
+    for path, update in updates.items()
+    if not np.allclose(update, adam[path], atol=1e-6)
+  }
+
+
+def test_default_rule_takes_tables_and_biases_and_misses_attention(params):
+  chosen = orthogonalized(params, first_update(params))
+  assert chosen >= {'Embed_0/embedding', 'Dense_0/kernel'}
+  assert chosen & BIASES
+  assert not chosen & KERNELS
+
+
+def test_inferred_axes_take_the_kernels(params, axes):
+  updates = first_update(
+    params,
+    muon_weight_dimension_numbers=optax_gc.muon_dimension_numbers(axes),
+  )
+  chosen = orthogonalized(params, updates)
+  assert chosen == KERNELS | {'Dense_0/kernel'}
+  grads = by_path(jax.grad(loss)(params, IDS))
+  for row in optax_gc.summary(params, axes):
+    if row.path in chosen:
+      # Muon of the same gradient as a matrix of inputs by outputs.
+      matrix = grads[row.path].reshape(row.size, -1)
+      muon = optax.contrib.muon(0.1, weight_decay=0.0)
+      expected, _ = muon.update(matrix, muon.init(matrix), matrix)
+      np.testing.assert_allclose(
+        updates[row.path], expected.reshape(row.shape), atol=1e-5
+      )
+
+
+def test_muon_trains_with_inferred_axes(params, axes):
+  muon = optax.contrib.muon(
+    0.05, muon_weight_dimension_numbers=optax_gc.muon_dimension_numbers(axes)
+  )
+
+  @jax.jit
+  def step(params, state):
+    value, grads = jax.value_and_grad(loss)(params, IDS)
+    updates, state = muon.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, value
+
+  state, values = muon.init(params), []
+  for _ in range(30):
+    params, state, value = step(params, state)
+    values.append(value)
+  assert values[-1] < 0.1 * values[0]
