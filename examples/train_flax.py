@@ -72,7 +72,7 @@ class Config:
   train_size: int | None = None
   model: Literal['mlp', 'cnn'] | None = None
   optimizers: tuple[Literal['sgdm', 'adam'], ...] = ('sgdm', 'adam')
-  axes: Literal['infer', 'flax'] = 'flax'
+  axes: Literal['infer', 'flax'] = 'infer'
   seeds: int | None = None
   epochs: int | None = None
   batch_size: int = 64

@@ -21,6 +21,8 @@ import report
 import train_flax
 import train_linen
 
+import optax_gc
+
 ARMS = train_flax.ARMS
 KERNELS = ('block1', 'layer'), ('block2', 'layer'), ('head',)
 
@@ -253,6 +255,24 @@ def test_gc_keeps_the_means_of_weight_vectors_under_momentum_sgd(run):
   assert drifts['gradient_centralization'] < 1e-7
   assert drifts['no GC'] > 1e-3
   assert drifts['optax.centralize'] > 1e-3  # Its means are over outputs.
+
+
+# The axes.
+
+
+@pytest.mark.parametrize('model', ['mlp', 'cnn'])
+def test_axes_are_inferred_by_default_and_agree_with_the_convention(
+  digits, model
+):
+  by_axes = {}
+  for axes in (train_flax.Config().axes, 'flax'):
+    run = train_flax.make_run(config(model=model, axes=axes), digits)
+    params, _ = run.network.init(jax.random.key(0))
+    summary = optax_gc.summary(params, train_flax.weight_axes(run))
+    by_axes[axes] = {row.path: row.reduction_axes for row in summary}
+    if axes == 'infer':
+      assert 'contracts axes' in str(summary)
+  assert by_axes['infer'] == by_axes['flax']
 
 
 # The report.
