@@ -616,7 +616,10 @@ def activation(b: Builder, x) -> Sub:
     ('gelu', jax.nn.gelu),
     ('cumsum', lambda x: jnp.cumsum(jnp.tanh(x), axis)),
     ('pad', lambda x: jnp.pad(x, [(1, 0)] * x.ndim)),
-    ('half', lambda x: lax.slice_in_dim(x, 0, (x.shape[axis] + 1) // 2, 1, axis)),
+    (
+      'half',
+      lambda x: lax.slice_in_dim(x, 0, (x.shape[axis] + 1) // 2, 1, axis),
+    ),
     ('dropout', _dropout),
     ('square', lambda x: jnp.tanh(x) * x),
     ('sort', lambda x: jnp.sort(x, axis)),
@@ -757,7 +760,9 @@ def stacked(b: Builder, x, depth: int) -> Sub | None:
   length = b.size()
   places = _places(b, inner)
   weights = {
-    name: weight if places[name] is None else weight.insert(places[name], length)
+    name: weight
+    if places[name] is None
+    else weight.insert(places[name], length)
     for name, weight in inner.weights.items()
   }
   chain = inner.out.shape == x.shape
@@ -802,7 +807,9 @@ def stacked(b: Builder, x, depth: int) -> Sub | None:
 
 def _unstacked(w, places, i: int):
   return {
-    name: leaf if places[name] is None else jnp.moveaxis(leaf, places[name], 0)[i]
+    name: leaf
+    if places[name] is None
+    else jnp.moveaxis(leaf, places[name], 0)[i]
     for name, leaf in w.items()
   }
 
@@ -830,7 +837,9 @@ def mapped_weights(b: Builder, x, depth: int) -> Sub | None:
   length = x.shape[axis] if both else b.size()
   places = _places(b, inner)
   weights = {
-    name: weight if places[name] is None else weight.insert(places[name], length)
+    name: weight
+    if places[name] is None
+    else weight.insert(places[name], length)
     for name, weight in inner.weights.items()
   }
   position = src.integer(0, inner.out.ndim)
@@ -1000,9 +1009,9 @@ def _tidy(sub: Sub) -> Sub:
   """Keeps the data float32, of rank 1 to 4 and small."""
   out = sub.out
   ones = 1 in out.shape and out.ndim > 1
-  if out.dtype == jnp.float32 and not ones and 1 <= out.ndim <= 4:
-    if math.prod(out.shape) <= 4096:
-      return sub
+  small = 1 <= out.ndim <= 4 and math.prod(out.shape) <= 4096
+  if out.dtype == jnp.float32 and small and not ones:
+    return sub
 
   def apply(w, x):
     y = jnp.tanh(sub.apply(w, x).astype(jnp.float32))
@@ -1363,9 +1372,7 @@ def store_fused(b: Builder, sub: Sub, name: str) -> Sub | None:
     same = mate.rank == weight.rank and mate.dtype == weight.dtype
     if other == name or not same or not (weight.uses and mate.uses):
       continue
-    differ = [
-      i for i in range(mate.rank) if mate.shape[i] != weight.shape[i]
-    ]
+    differ = [i for i in range(mate.rank) if mate.shape[i] != weight.shape[i]]
     if len(differ) <= 1:
       pairs += [(other, i) for i in differ or range(mate.rank)]
   if not pairs:
@@ -1377,8 +1384,14 @@ def store_fused(b: Builder, sub: Sub, name: str) -> Sub | None:
   fused = weight.resize(axis, total, partial=True)
   uses = fused.uses + mate.resize(axis, total, partial=True).uses
   fused = dataclasses.replace(fused, uses=uses)
-  return _pair(sub, name, other, fused, 'fused', functools.partial(
-    lambda leaf: jnp.split(leaf, [first], axis)))
+  return _pair(
+    sub,
+    name,
+    other,
+    fused,
+    'fused',
+    functools.partial(lambda leaf: jnp.split(leaf, [first], axis)),
+  )
 
 
 def store_shared(b: Builder, sub: Sub, name: str) -> Sub | None:
@@ -1387,7 +1400,8 @@ def store_shared(b: Builder, sub: Sub, name: str) -> Sub | None:
   mates = [
     other
     for other, mate in sub.weights.items()
-    if other != name and (mate.shape, mate.dtype) == (weight.shape, weight.dtype)
+    if other != name
+    and (mate.shape, mate.dtype) == (weight.shape, weight.dtype)
   ]
   if not mates:
     return None
