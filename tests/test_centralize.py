@@ -1,0 +1,407 @@
+"""The mathematics of gradient centralization, and its numerics."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+import pytest
+
+import optax_gc
+
+FLOATS = (np.float16, ml_dtypes.bfloat16, np.float32)
+
+
+@st.composite
+def arrays_and_axes(draw, min_rank=0):
+  """A float32 array without one-element weight vectors, and reduction axes."""
+  shape = draw(
+    hnp.array_shapes(
+      min_dims=max(min_rank, 1), max_dims=4, min_side=1, max_side=5
+    )
+  )
+  axes = draw(st.sets(st.integers(0, len(shape) - 1), max_size=len(shape)))
+  if int(np.prod([shape[a] for a in axes])) == 1:
+    axes = set()
+  elements = st.integers(-1000, 1000).map(lambda i: i / 8)
+  array = draw(hnp.arrays(np.float32, shape, elements=elements))
+  return array, tuple(sorted(axes))
+
+
+def projection(size):
+  """P = I - e e^T, equation (2), as a matrix."""
+  e = np.full(size, size**-0.5)
+  return np.eye(size) - np.outer(e, e)
+
+
+def as_columns(array, axes):
+  """The array with each weight vector as a column of a matrix."""
+  moved = np.moveaxis(array, axes, range(len(axes)))
+  return moved.reshape(int(np.prod(moved.shape[: len(axes)])), -1)
+
+
+@given(arrays_and_axes())
+def test_equals_the_projection_matrix(case):
+  g, axes = case
+  if axes:
+    columns = as_columns(g, axes).astype(np.float64)
+    expected = projection(len(columns)) @ columns
+  else:
+    expected = as_columns(g, axes)
+  got = as_columns(np.asarray(optax_gc.centralize(g, axes)), axes)
+  np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@given(arrays_and_axes())
+def test_mean_is_zero_and_centralizing_twice_changes_nothing(case):
+  g, axes = case
+  once = optax_gc.centralize(g, axes)
+  scale = np.abs(g).max() + 1e-6
+  if axes:
+    assert np.abs(np.asarray(once).mean(axes)).max() <= 3e-7 * scale
+  np.testing.assert_allclose(
+    optax_gc.centralize(once, axes), once, atol=3e-7 * scale
+  )
+
+
+@given(arrays_and_axes(), st.integers(0, 2**31))
+def test_is_self_adjoint_and_orthogonal(case, seed):
+  g, axes = case
+  h = np.random.default_rng(seed).normal(size=g.shape).astype(np.float32)
+  phi_g, phi_h = optax_gc.centralize(g, axes), optax_gc.centralize(h, axes)
+  scale = np.abs(g).max() * np.abs(h).max() * g.size + 1e-6
+  assert abs(np.vdot(phi_g, h) - np.vdot(g, phi_h)) <= 1e-5 * scale
+  assert abs(np.vdot(phi_g, g - phi_g)) <= 1e-5 * np.square(g).sum() + 1e-6
+
+
+@given(arrays_and_axes())
+def test_norm_never_grows(case):
+  g, axes = case
+  after = np.linalg.norm(np.asarray(optax_gc.centralize(g, axes)))
+  assert after <= np.linalg.norm(g) * (1 + 1e-6)
+
+
+@given(arrays_and_axes(), st.floats(-4, 4, width=32), st.integers(0, 2**31))
+def test_is_linear(case, factor, seed):
+  g, axes = case
+  h = np.random.default_rng(seed).normal(size=g.shape).astype(np.float32)
+  whole = optax_gc.centralize(factor * g + h, axes)
+  parts = factor * optax_gc.centralize(g, axes) + optax_gc.centralize(h, axes)
+  np.testing.assert_allclose(whole, parts, atol=2e-4)
+
+
+@given(arrays_and_axes(), st.randoms(use_true_random=False))
+def test_commutes_with_transposing_array_and_axes(case, random):
+  g, axes = case
+  order = list(range(g.ndim))
+  random.shuffle(order)
+  moved = tuple(order.index(axis) for axis in axes)
+  np.testing.assert_allclose(
+    optax_gc.centralize(g.transpose(order), moved),
+    np.asarray(optax_gc.centralize(g, axes)).transpose(order),
+    atol=1e-4,
+  )
+
+
+@given(arrays_and_axes())
+def test_negative_axes_are_the_same_axes(case):
+  g, axes = case
+  negative = tuple(axis - g.ndim for axis in axes)
+  np.testing.assert_array_equal(
+    optax_gc.centralize(g, negative), optax_gc.centralize(g, axes)
+  )
+
+
+@given(
+  st.sampled_from(FLOATS),
+  st.integers(2, 64),
+  st.integers(1, 5),
+  st.integers(0, 20),
+)
+def test_low_precision_is_rounded_once(dtype, size, columns, offset):
+  """The result is the exact one, rounded: half a unit in the last place."""
+  rng = np.random.default_rng(size * columns)
+  g = (rng.normal(size=(size, columns)) + offset).astype(dtype)
+  got = optax_gc.centralize(g, 0)
+  assert got.dtype == dtype
+  wide = g.astype(np.float64)
+  exact = wide - wide.mean(0)
+  half_unit = float(jnp.finfo(dtype).eps) / 2
+  slack = 4e-7 * np.abs(wide).max()  # The float32 that it is computed in.
+  error = np.abs(np.asarray(got, np.float64) - exact)
+  assert (error <= half_unit * np.abs(exact) + slack).all()
+
+
+@pytest.mark.parametrize('jit', [False, True])
+@pytest.mark.parametrize(
+  'dtype',
+  ['float16', 'bfloat16', 'float32', 'float64', 'complex64', 'complex128'],
+)
+def test_dtype_is_kept(dtype, jit, x64):
+  g = (jnp.arange(12.0).reshape(4, 3) ** 2).astype(dtype)
+
+  def fn(g):
+    return optax_gc.centralize(g, 0)
+
+  got = jax.jit(fn)(g) if jit else fn(g)
+  assert got.dtype == dtype
+  tolerance = 4 * float(jnp.finfo(dtype).eps) * 100
+  expected = np.asarray(g, np.complex128)
+  expected = expected - expected.mean(0)
+  np.testing.assert_allclose(
+    np.asarray(got, np.complex128), expected, atol=tolerance
+  )
+
+
+def test_float64_is_computed_in_float64(x64):
+  g = np.random.default_rng(0).normal(size=(1000, 3)) + 1e6
+  got = optax_gc.centralize(g, 0)
+  assert np.abs(np.asarray(got).mean(0)).max() < 1e-9
+
+
+def test_complex_mean_is_complex():
+  g = jnp.array([[1 + 2j], [3 - 4j]])
+  np.testing.assert_allclose(optax_gc.centralize(g, 0), [[-1 + 3j], [1 - 3j]])
+
+
+def test_float16_does_not_overflow_over_a_million_elements():
+  g = np.full((1_000_000, 1), 60000, np.float16)
+  g[::2] = 59968
+  got = np.asarray(optax_gc.centralize(g, 0), np.float32)
+  np.testing.assert_array_equal(np.unique(got), [-16, 16])
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+def test_a_bad_number_stays_in_its_weight_vector(bad, dtype):
+  g = jnp.ones((2, 3, 4), dtype).at[1, 2, 0].set(bad)
+  got = np.asarray(optax_gc.centralize(g, (0, 1)), np.float32)
+  assert not np.isfinite(got[..., 0]).any()
+  np.testing.assert_allclose(got[..., 1:], 0, atol=1e-7)
+
+
+@pytest.mark.parametrize('shape', [(1, 4), (3, 0), (0, 3), (1,), (1, 1)])
+def test_vectors_of_one_element_or_none_are_left_alone(shape):
+  g = jnp.ones(shape)
+  assert optax_gc.centralize(g, 0) is g
+
+
+def test_nothing_to_reduce_returns_the_array():
+  g = jnp.ones((3, 2))
+  assert optax_gc.centralize(g, ()) is g
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+def test_is_differentiable_vmappable_and_jittable(dtype):
+  """The derivative of a projection is itself, forwards and backwards."""
+  g = jnp.arange(24, dtype=dtype).reshape(2, 4, 3) ** 2
+  t = jnp.cos(g)
+
+  def fn(g):
+    return optax_gc.centralize(g, 0)
+
+  over_batch = jax.jit(jax.vmap(fn))(g)
+  assert over_batch.dtype == dtype
+  for got, own in zip(over_batch, g, strict=True):
+    np.testing.assert_array_equal(got, fn(own))
+  _, tangent = jax.jvp(fn, (g[0],), (t[0],))
+  np.testing.assert_array_equal(tangent, fn(t[0]))
+  _, pullback = jax.vjp(fn, g[0])
+  np.testing.assert_array_equal(pullback(t[0])[0], fn(t[0]))
+  hessian = jax.hessian(lambda g: (fn(g) ** 2).sum() / 2)(g[0, :, 0])
+  np.testing.assert_allclose(
+    np.asarray(hessian, np.float32), projection(4), atol=1e-2
+  )
+
+
+@pytest.mark.parametrize(
+  ('axes', 'error', 'message'),
+  [
+    (2, ValueError, r'shape \(3, 2\).*axis 2 is out of range for rank 2'),
+    (-3, ValueError, 'axis -3 is out of range'),
+    ((0, -2), ValueError, 'axis -2 is named twice'),
+    (0.0, TypeError, 'axis 0.0 is no integer'),
+    (True, TypeError, 'axis True is no integer'),
+    ('0', TypeError, "axis '0' is no integer"),
+    (None, TypeError, 'axis None is no integer'),
+  ],
+)
+def test_bad_axes_raise(axes, error, message):
+  with pytest.raises(error, match=message):
+    optax_gc.centralize(jnp.ones((3, 2)), axes)
+
+
+def test_integers_have_no_mean_to_subtract():
+  with pytest.raises(ValueError, match='it holds int32, which has no mean'):
+    optax_gc.centralize(jnp.ones((3, 2), int), 0)
+
+
+# The transformation.
+
+
+def update(tx, grads):
+  return tx.update(grads, tx.init(grads))[0]
+
+
+def test_alias():
+  assert optax_gc.gc is optax_gc.gradient_centralization
+
+
+def test_is_stateless_and_needs_no_params():
+  tx = optax_gc.gradient_centralization()
+  g = {'w': jnp.array([[1.0], [3.0]])}
+  state = tx.init(g)
+  assert state == optax.EmptyState()
+  updates, new_state = tx.update(g, state)
+  np.testing.assert_array_equal(updates['w'], [[-1.0], [1.0]])
+  assert new_state == state
+
+
+def test_a_raw_dict_is_centralized():
+  g = {'w': jnp.arange(6.0).reshape(3, 2), 'b': jnp.arange(2.0)}
+  got = update(optax_gc.gc(), g)
+  np.testing.assert_array_equal(got['w'], g['w'] - g['w'].mean(0))
+  assert got['b'] is g['b']
+
+
+def test_what_has_no_weight_vectors_passes_through_untouched():
+  g = {
+    'none': None,
+    'masked': optax.MaskedNode(),
+    'empty': {},
+    'integer': jnp.ones((3, 2), int),
+    'bool': jnp.ones((3, 2), bool),
+    'key': jax.random.split(jax.random.key(0), (3, 2)),
+    'float0': np.zeros((3, 2), jax.dtypes.float0),
+    'one': jnp.ones((1, 5)),
+    'no elements': jnp.ones((0, 5)),
+    'scalar': jnp.float32(2),
+    'bias': jnp.ones((3, 2)),
+  }
+  got = update(optax_gc.gc(), g)
+  assert jax.tree.structure(got) == jax.tree.structure(g)
+  for after, before in zip(*map(jax.tree.leaves, (got, g)), strict=True):
+    assert after is before
+
+
+def test_explicit_trees_of_every_spec():
+  g = {name: jnp.arange(24.0).reshape(2, 3, 4) for name in 'abcd'}
+  axes = {
+    'a': optax_gc.WeightAxes(1),
+    'b': None,
+    'c': optax_gc.WeightAxes([-1, 0]),
+    'd': optax_gc.WeightAxes(),
+  }
+  got = update(optax_gc.gc(axes), g)
+  np.testing.assert_allclose(got['a'], g['a'] - g['a'].mean(1, keepdims=True))
+  np.testing.assert_allclose(
+    got['c'], g['c'] - g['c'].mean((0, 2), keepdims=True)
+  )
+  assert got['b'] is g['b']
+  assert got['d'] is g['d']
+
+
+def test_muon_dimension_numbers_are_specs():
+  muon = pytest.importorskip('optax.contrib')
+  if not hasattr(muon, 'MuonDimensionNumbers'):
+    pytest.skip('this Optax has no MuonDimensionNumbers')
+  g = {'w': jnp.arange(6.0).reshape(3, 2), 'b': jnp.ones(2)}
+  axes = {'w': muon.MuonDimensionNumbers(1, 0), 'b': None}
+  got = update(optax_gc.gc(axes), g)
+  np.testing.assert_array_equal(
+    got['w'], g['w'] - g['w'].mean(1, keepdims=True)
+  )
+  axes['w'] = muon.MuonDimensionNumbers(7, 0)  # Optax wraps this one to 1.
+  with pytest.raises(ValueError, match=r"'w'.*axis 7 is out of range"):
+    update(optax_gc.gc(axes), g)
+
+
+def test_a_callable_gives_a_tree():
+  g = {'w': jnp.arange(6.0).reshape(3, 2)}
+  got = update(
+    optax_gc.gc(lambda p: jax.tree.map(lambda _: optax_gc.WeightAxes(1), p)), g
+  )
+  np.testing.assert_array_equal(
+    got['w'], g['w'] - g['w'].mean(1, keepdims=True)
+  )
+
+
+def test_a_single_array_is_a_tree():
+  g = jnp.arange(6.0).reshape(3, 2)
+  got = update(optax_gc.gc(optax_gc.WeightAxes(1)), g)
+  np.testing.assert_array_equal(got, g - g.mean(1, keepdims=True))
+
+
+def test_errors_come_at_init_and_at_the_first_trace():
+  axes = {'layer': {'w': optax_gc.WeightAxes(2)}}
+  g = {'layer': {'w': jnp.ones((3, 2))}}
+  tx = optax_gc.gc(axes)
+  message = (
+    r"Leaf 'layer/w' of shape \(3, 2\) was given WeightAxes\(.*\): axis 2 is "
+    'out of range for rank 2. Name existing, distinct axes'
+  )
+  with pytest.raises(ValueError, match=message):
+    tx.init(g)
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(lambda g: tx.update(g, optax.EmptyState()), g)
+
+
+def test_conv_only_keeps_convolutions():
+  g = {
+    'conv1d': {'kernel': jnp.arange(24.0).reshape(3, 2, 4)},
+    'attention': {'query': {'kernel': jnp.arange(24.0).reshape(3, 2, 4)}},
+    'dense': {'kernel': jnp.arange(6.0).reshape(3, 2)},
+  }
+  got = update(optax_gc.gc(conv_only=True), g)
+  kernel = g['conv1d']['kernel']
+  np.testing.assert_allclose(
+    got['conv1d']['kernel'], kernel - kernel.mean((0, 1))
+  )
+  assert (
+    got['attention']['query']['kernel'] is g['attention']['query']['kernel']
+  )
+  assert got['dense']['kernel'] is g['dense']['kernel']
+
+
+def test_conv_only_needs_marked_axes():
+  g = {'w': jnp.ones((3, 3, 2, 4))}
+  axes = {'w': optax_gc.WeightAxes((0, 1, 2))}
+  with pytest.raises(ValueError, match='mark no leaf as a convolution'):
+    optax_gc.gc(axes, conv_only=True).init(g)
+  marked = {'w': optax_gc.WeightAxes((0, 1, 2), convolution=True)}
+  got = update(optax_gc.gc(marked, conv_only=True), g)
+  np.testing.assert_array_equal(got['w'], 0)
+
+
+def test_low_precision_costs_one_read_and_no_temporary_on_cpu():
+  """The float32 upcast is not written out: counted in the compiled program."""
+  if tuple(map(int, jax.__version__.split('.')[:2])) < (0, 7):
+    pytest.skip('the barrier is dropped by the XLA of old JAX')
+  g = {f'kernel{i}': jnp.ones((256, 256), jnp.bfloat16) for i in range(4)}
+  size = sum(x.nbytes for x in jax.tree.leaves(g))
+
+  def counts(tx):
+    state = tx.init(g)
+    compiled = jax.jit(tx.update).lower(g, state, g).compile()
+    moved = compiled.cost_analysis()['bytes accessed']
+    return moved, compiled.memory_analysis().temp_size_in_bytes
+
+  plain, _ = counts(optax.sgd(0.1, momentum=0.9))
+  ours, temporary = counts(
+    optax.chain(optax_gc.gc(), optax.sgd(0.1, momentum=0.9))
+  )
+  assert ours - plain <= 1.05 * size
+  assert temporary <= 0.01 * size
+
+
+def test_equal_leaves_are_lowered_once():
+  def lines(count):
+    g = {f'kernel{i}': jnp.ones((4, 4)) for i in range(count)}
+    tx = optax_gc.gc()
+    lowered = jax.jit(tx.update).lower(g, tx.init(g))
+    return len(lowered.as_text().splitlines())
+
+  assert lines(40) - lines(20) == 20

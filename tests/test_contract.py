@@ -1,0 +1,160 @@
+"""Every transformation, alone and in chains, keeps Optax's contract."""
+
+import functools
+
+import chex
+import contract
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import optax_gc
+
+
+def after_gc(opt):
+  return lambda: optax.chain(optax_gc.gradient_centralization(), opt())
+
+
+def _explicit():
+  axes = optax_gc.flax_weight_axes(contract.params())
+  return optax_gc.gradient_centralization(axes)
+
+
+MAKERS = {
+  'gradient_centralization': optax_gc.gradient_centralization,
+  'explicit axes': _explicit,
+  'conv_only': lambda: optax_gc.gc(conv_only=True),
+  'sgd': after_gc(lambda: optax.sgd(0.1, momentum=0.9)),
+  'adam': after_gc(lambda: optax.adam(0.1)),
+  'adamw': after_gc(lambda: optax.adamw(0.1)),
+  'lion': after_gc(lambda: optax.lion(0.1)),
+  'apply_if_finite': lambda: optax.apply_if_finite(
+    after_gc(lambda: optax.sgd(0.1))(), max_consecutive_errors=3
+  ),
+  'after adam': lambda: optax.chain(
+    optax.scale_by_adam(), optax_gc.gc(), optax.scale(-0.1)
+  ),
+  'clip first': lambda: optax.chain(
+    optax.clip_by_global_norm(1.0), optax_gc.gc(), optax.adam(0.1)
+  ),
+}
+if hasattr(optax.contrib, 'MuonDimensionNumbers'):
+  MAKERS['muon'] = after_gc(lambda: optax.contrib.muon(0.1))
+
+
+@pytest.mark.parametrize('check', contract.CHECKS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize('name', MAKERS)
+def test_contract(name, check):
+  if (name, check) == ('muon', contract.keeps_explicit_sharding):
+    pytest.skip('Muon alone cannot: its X X^T needs an out_sharding')
+  check(MAKERS[name])
+
+
+def _target(w):
+  return jnp.linspace(-1, 2, w.size, dtype=w.dtype).reshape(w.shape)
+
+
+def _loss(p):
+  return sum(((w - _target(w)) ** 2).sum() for w in jax.tree.leaves(p)) / 2
+
+
+def _minimize(tx, steps):
+  p = contract.params()
+
+  def body(carry, _):
+    p, state = carry
+    return contract.step(tx, jax.grad(_loss)(p), state, p), None
+
+  (p, _), _ = jax.lax.scan(body, (p, tx.init(p)), length=steps)
+  return p
+
+
+def test_sgd_converges_to_the_constrained_minimum():
+  """Descent finds the minimum under `e^T (w - w_0) = 0`, equation (4)."""
+  p = _minimize(MAKERS['sgd'](), 300)
+  start = contract.params()
+  for name, axes in (('conv', (0, 1, 2)), ('dense', 0), ('head', 0)):
+    w0, best = start[name]['kernel'], _target(start[name]['kernel'])
+    expected = best + (w0 - best).mean(axes, keepdims=True)
+    chex.assert_trees_all_close(p[name]['kernel'], expected, atol=1e-4)
+  bias = p['dense']['bias']
+  chex.assert_trees_all_close(bias, _target(bias), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'opt',
+  [
+    optax.adam,
+    functools.partial(optax.adamw, weight_decay=0.0),
+    functools.partial(optax.lion, weight_decay=0.0),
+  ],
+)
+def test_adaptive_methods_bring_the_centralized_gradient_to_zero(opt):
+  schedule = optax.cosine_decay_schedule(0.05, 400)
+  p = _minimize(after_gc(lambda: opt(schedule))(), 400)
+  gc = optax_gc.gradient_centralization()
+  projected, _ = gc.update(jax.grad(_loss)(p), gc.init(p))
+  chex.assert_trees_all_close(
+    projected, jax.tree.map(jnp.zeros_like, p), atol=0.01
+  )
+
+
+def test_inject_hyperparams():
+  def make(learning_rate, weight_axes):
+    return optax.chain(
+      optax_gc.gradient_centralization(weight_axes),
+      optax.sgd(learning_rate),
+    )
+
+  injected = optax.inject_hyperparams(make, static_args='weight_axes')
+  p, g = contract.params(), contract.grads()
+  for axes in (None, optax_gc.flax_weight_axes, optax_gc.flax_weight_axes(p)):
+    tx = injected(learning_rate=0.5, weight_axes=axes)
+    state = tx.init(p)
+    updates, state = jax.jit(tx.update)(g, state, p)
+    plain = make(0.5, axes)
+    expected, _ = plain.update(g, plain.init(p), p)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-6)
+    assert state.hyperparams['learning_rate'] == 0.5
+
+
+def test_lookahead():
+  """Slow weights follow fast weights whose gradients were centralized."""
+  fast = optax.chain(optax_gc.gradient_centralization(), optax.sgd(0.1))
+  tx = optax.lookahead(fast, sync_period=2, slow_step_size=0.5)
+  p = optax.LookaheadParams.init_synced(contract.params())
+  state = tx.init(p)
+  for _ in range(2):
+    updates, state = jax.jit(tx.update)(contract.grads(), state, p)
+    p = optax.apply_updates(p, updates)
+  start = contract.params()['dense']['kernel']
+  g = contract.grads()['dense']['kernel']
+  moved = start - 2 * 0.1 * (g - g.mean(0))
+  chex.assert_trees_all_close(
+    p.slow['dense']['kernel'], (start + moved) / 2, rtol=1e-5
+  )
+
+
+def test_apply_if_finite_skips_a_bad_step():
+  tx = MAKERS['apply_if_finite']()
+  p, g = contract.params(), contract.grads()
+  g['dense']['kernel'] = g['dense']['kernel'].at[0, 0].set(jnp.nan)
+  updates, _ = tx.update(g, tx.init(p), p)
+  assert not any(u.any() for u in jax.tree.leaves(updates))
+
+
+def test_flat_and_vmapped_over_seeds():
+  """A batch of networks steps like each alone."""
+  tx = optax.chain(optax_gc.gc(), optax.adam(0.1))
+  g = jax.tree.map(lambda x: jnp.stack([x, 2 - x, x**2]), contract.grads())
+  p = jax.tree.map(lambda x: jnp.stack([x, x, x]), contract.params())
+  state = jax.vmap(tx.init)(p)
+  updates, _ = jax.vmap(tx.update)(g, state, p)
+  for i in range(3):
+    own, _ = tx.update(
+      jax.tree.map(lambda x, i=i: x[i], g), tx.init(contract.params())
+    )
+    chex.assert_trees_all_close(
+      jax.tree.map(lambda x, i=i: x[i], updates), own, rtol=1e-5, atol=1e-6
+    )

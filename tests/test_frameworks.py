@@ -1,0 +1,174 @@
+"""One network in every framework's layout takes one and the same step."""
+
+import equinox as eqx
+from flax import nnx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_gc
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(4, 6, 6, 2)).astype(np.float32)
+TARGETS = RNG.normal(size=(4, 1)).astype(np.float32)
+CONV = RNG.normal(size=(3, 3, 2, 5)).astype(np.float32)  # (*window, in, out)
+DENSE = RNG.normal(size=(80, 7)).astype(np.float32)  # (in, out)
+HEAD = RNG.normal(size=(7, 1)).astype(np.float32)
+
+
+def train(loss, params, tx, steps=3):
+  """Parameters after some steps, as a tree like the given one."""
+  state = tx.init(params)
+
+  @jax.jit
+  def step(params, state):
+    updates, state = tx.update(jax.grad(loss)(params), state, params)
+    return optax.apply_updates(params, updates), state
+
+  for _ in range(steps):
+    params, state = step(params, state)
+  return params
+
+
+def squared_error(outputs):
+  return ((outputs - TARGETS) ** 2).mean()
+
+
+def train_linen(tx):
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      x = nn.tanh(nn.Conv(5, (3, 3), padding='VALID', name='conv')(x))
+      x = nn.tanh(nn.Dense(7, name='dense')(x.reshape(len(x), -1)))
+      return nn.Dense(1, name='head')(x)
+
+  params = {
+    'conv': {'kernel': CONV, 'bias': np.zeros(5, np.float32)},
+    'dense': {'kernel': DENSE, 'bias': np.zeros(7, np.float32)},
+    'head': {'kernel': HEAD, 'bias': np.zeros(1, np.float32)},
+  }
+  p = train(
+    lambda p: squared_error(Net().apply({'params': p}, IMAGES)), params, tx
+  )
+  return [p[name]['kernel'] for name in ('conv', 'dense', 'head')]
+
+
+def train_nnx(tx):
+  class Net(nnx.Module):
+    def __init__(self, rngs):
+      self.conv = nnx.Conv(2, 5, (3, 3), padding='VALID', rngs=rngs)
+      self.dense = nnx.Linear(80, 7, rngs=rngs)
+      self.head = nnx.Linear(7, 1, rngs=rngs)
+
+    def __call__(self, x):
+      x = nnx.tanh(self.conv(x)).reshape(len(x), -1)
+      return self.head(nnx.tanh(self.dense(x)))
+
+  net = Net(nnx.Rngs(0))
+  for layer, kernel in ((net.conv, CONV), (net.dense, DENSE), (net.head, HEAD)):
+    layer.kernel.value = jnp.asarray(kernel)
+  optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
+  for _ in range(3):
+    grads = nnx.grad(lambda net: squared_error(net(IMAGES)))(net)
+    optimizer.update(net, grads)
+  return [layer.kernel.value for layer in (net.conv, net.dense, net.head)]
+
+
+def train_haiku(tx):
+  def net(x):
+    x = jnp.tanh(hk.Conv2D(5, 3, padding='VALID')(x)).reshape(len(x), -1)
+    return hk.Linear(1)(jnp.tanh(hk.Linear(7)(x)))
+
+  net = hk.without_apply_rng(hk.transform(net))
+  params = net.init(jax.random.key(0), IMAGES)
+  names = ('conv2_d', 'linear', 'linear_1')
+  for name, kernel in zip(names, (CONV, DENSE, HEAD), strict=True):
+    params[name]['w'] = jnp.asarray(kernel)
+  p = train(lambda p: squared_error(net.apply(p, IMAGES)), params, tx)
+  return [p[name]['w'] for name in names]
+
+
+class EquinoxNet(eqx.Module):
+  conv: eqx.nn.Conv2d
+  dense: eqx.nn.Linear
+  head: eqx.nn.Linear
+
+  def __init__(self):
+    keys = jax.random.split(jax.random.key(0), 3)
+    self.conv = eqx.nn.Conv2d(2, 5, 3, key=keys[0])
+    self.dense = eqx.nn.Linear(80, 7, key=keys[1])
+    self.head = eqx.nn.Linear(7, 1, key=keys[2])
+
+  def __call__(self, image):
+    x = jnp.tanh(self.conv(image.transpose(2, 0, 1))).transpose(1, 2, 0)
+    return self.head(jnp.tanh(self.dense(x.reshape(-1))))
+
+
+def train_equinox(tx):
+  def weights(net):
+    return [layer.weight for layer in (net.conv, net.dense, net.head)]
+
+  def biases(net):
+    return [layer.bias for layer in (net.conv, net.dense, net.head)]
+
+  net = EquinoxNet()
+  values = [CONV.transpose(3, 2, 0, 1), DENSE.T, HEAD.T]
+  net = eqx.tree_at(weights, net, [jnp.asarray(v) for v in values])
+  net = eqx.tree_at(biases, net, [jnp.zeros_like(b) for b in biases(net)])
+  params, static = eqx.partition(net, eqx.is_inexact_array)
+
+  def loss(params):
+    return squared_error(jax.vmap(eqx.combine(params, static))(IMAGES))
+
+  conv, dense, head = weights(train(loss, params, tx))
+  return [conv.transpose(2, 3, 1, 0), dense.T, head.T]
+
+
+@pytest.mark.parametrize('opt', [optax.sgd, optax.adam], ids=['sgd', 'adam'])
+def test_same_network_same_step(opt):
+  def tx(axes=None):
+    return optax.chain(optax_gc.gradient_centralization(axes), opt(1e-2))
+
+  expected = train_linen(tx())
+  for other in (
+    train_nnx(tx()),
+    train_haiku(tx()),
+    train_equinox(tx(optax_gc.torch_weight_axes)),
+  ):
+    for kernel, same in zip(other, expected, strict=True):
+      np.testing.assert_allclose(kernel, same, rtol=1e-4, atol=1e-5)
+  for kernel, start in zip(expected, (CONV, DENSE, HEAD), strict=True):
+    assert np.abs(kernel - start).max() > 1e-3
+
+
+def dense_head(tx, steps=50):
+  """The change of a one-output Flax head's kernel and of its loss."""
+  x = RNG.normal(size=(64, 5)).astype(np.float32)
+  y = x @ np.array([[1.0], [-2.0], [0.5], [1.5], [-1.0]], np.float32)
+  params = nn.Dense(1).init(jax.random.key(0), x)
+
+  def loss(params):
+    return ((nn.Dense(1).apply(params, x) - y) ** 2).mean()
+
+  trained = train(loss, params, tx, steps)
+  moved = trained['params']['kernel'] - params['params']['kernel']
+  return moved, loss(trained) / loss(params)
+
+
+def test_a_one_output_head_trains():
+  moved, ratio = dense_head(
+    optax.chain(optax_gc.gradient_centralization(), optax.sgd(0.1))
+  )
+  assert np.abs(moved).min() > 0.1
+  np.testing.assert_allclose(moved.sum(), 0, atol=1e-5)
+  assert ratio < 0.2
+
+
+def test_under_optax_centralize_it_does_not():
+  moved, ratio = dense_head(optax.chain(optax.centralize(), optax.sgd(0.1)))
+  np.testing.assert_array_equal(moved, 0)
+  assert ratio > 0.9
