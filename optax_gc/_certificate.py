@@ -215,11 +215,13 @@ def rank_along(
   lengths = np.linalg.norm(jacobian, axis=0)
   vectors = jacobian / np.maximum(lengths, _SMALL * max(scale, _TINY))
   vectors = vectors.transpose([*rest, 0, *along])
+  if not vectors.size:
+    return None
   vectors = vectors.reshape(-1, len(jacobian), size)
   # Those with the largest derivatives are the best conditioned.
   order = np.argsort(-np.linalg.norm(vectors, axis=(1, 2)))[:_VECTORS]
   values = np.linalg.svd(vectors[order], compute_uv=False)
-  if not values.size or values.max() <= _SMALL:
+  if values.max() <= _SMALL:
     return None
   limit = _SMALL * np.maximum(values[:, :1], 1.0)
   return int((values > limit).sum(axis=1).max())

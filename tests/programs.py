@@ -1508,3 +1508,27 @@ def programs(draw) -> Program:
 def plain(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
   """Reduction axes without those of one element, which have no say."""
   return tuple(axis for axis in sorted(axes) if shape[axis] > 1)
+
+
+RIGHT, DECLINED, WRONG = 'right', 'declined', 'wrong'
+
+
+def judge(program: Program, axes: Any) -> dict[str, str]:
+  """Whether each leaf's axes are those the program was built with.
+
+  Args:
+    program: A program.
+    axes: A dict like its params of `WeightAxes`.
+
+  Returns:
+    For each leaf ``'right'``, ``'declined'`` (no axes where there are some) or
+    ``'wrong'``.
+  """
+  verdicts = {}
+  for name, leaf in program.params.items():
+    got = plain(leaf.shape, axes[name].reduction_axis)
+    if got == program.truth[name]:
+      verdicts[name] = RIGHT
+    else:
+      verdicts[name] = WRONG if got else DECLINED
+  return verdicts
