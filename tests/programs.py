@@ -101,11 +101,18 @@ class Weight:
   """An array of the parameters, and its contractions with data.
 
   A bias, a scale or a table has no contraction, hence no use in this sense.
+
+  Attributes:
+    shape: The shape.
+    uses: For each contraction the roles of the axes.
+    dtype: The dtype.
+    layers: Numbers of the layers that contract it.
   """
 
   shape: Shape
   uses: tuple[Use, ...] = ()
   dtype: str = 'float32'
+  layers: frozenset[int] = frozenset()
 
   @property
   def struct(self) -> jax.ShapeDtypeStruct:
@@ -225,6 +232,7 @@ class Builder:
   def __init__(self, source: Source):
     self.source = source
     self.count = 0
+    self.layer = 0
     self.mapping = 0
     # Axis sizes carry no meaning: in half of the programs all are equal.
     self.equal = source.chance(50)
@@ -255,6 +263,13 @@ class Builder:
     return dataclasses.replace(sub, apply=apply, out=x)
 
   def sub(self, x, weights, apply, *pieces, reverse=True, forward=True) -> Sub:
+    self.layer += 1
+    weights = {
+      name: weight
+      if weight.layers
+      else dataclasses.replace(weight, layers=frozenset({self.layer}))
+      for name, weight in weights.items()
+    }
     structs = {name: weight.struct for name, weight in weights.items()}
     out = jax.eval_shape(apply, structs, x)
     return Sub(weights, apply, out, pieces, reverse, forward)
@@ -591,6 +606,8 @@ def recurrent(b: Builder, x) -> Sub:
       return h, h
 
     x = jnp.reshape(x, (steps, features))
+    # The state is zeros in the first step: only the second one counts.
+    x = jnp.concatenate([x, -x])
     h = jnp.zeros((hidden,))
     if not unroll:
       return lax.scan(step, h, x)[1]
@@ -1125,9 +1142,11 @@ def store_longer(b: Builder, sub: Sub, name: str) -> Sub | None:
   """Only a slice of the leaf is used."""
   src = b.source
   weight = sub.weights[name]
-  if not weight.rank:
+  # One of a stack, or a part of a window? An axis of one element is left out.
+  axes = [i for i, n in enumerate(weight.shape) if n > 1]
+  if not axes:
     return None
-  axis = src.integer(0, weight.rank - 1)
+  axis = src.choice(axes)
   size = weight.shape[axis]
   dynamic = src.chance(50)
 
@@ -1373,8 +1392,13 @@ def store_fused(b: Builder, sub: Sub, name: str) -> Sub | None:
     if other == name or not same or not (weight.uses and mate.uses):
       continue
     differ = [i for i in range(mate.rank) if mate.shape[i] != weight.shape[i]]
-    if len(differ) <= 1:
-      pairs += [(other, i) for i in differ or range(mate.rank)]
+    for i in (differ or range(mate.rank)) if len(differ) < 2 else ():
+      # Two parts of a reduction axis are no whole in two layers; in one they
+      # may be (`x @ w[:n] + y @ w[n:]`).
+      apart = not weight.layers & mate.layers
+      several = min(weight.shape[i], mate.shape[i]) > 1
+      if several and (apart or (weight.kept(i) and mate.kept(i))):
+        pairs.append((other, i))
   if not pairs:
     return None
   other, axis = src.choice(pairs)
@@ -1383,7 +1407,8 @@ def store_fused(b: Builder, sub: Sub, name: str) -> Sub | None:
   total = first + mate.shape[axis]
   fused = weight.resize(axis, total, partial=True)
   uses = fused.uses + mate.resize(axis, total, partial=True).uses
-  fused = dataclasses.replace(fused, uses=uses)
+  layers = weight.layers | mate.layers
+  fused = dataclasses.replace(fused, uses=uses, layers=layers)
   return _pair(
     sub,
     name,
@@ -1407,9 +1432,10 @@ def store_shared(b: Builder, sub: Sub, name: str) -> Sub | None:
     return None
   other = b.source.choice(mates)
   uses = weight.uses + sub.weights[other].uses
+  layers = weight.layers | sub.weights[other].layers
   if any(_reduced(use) == () for use in uses):
     return None  # A contraction over one element: is it a use?
-  shared = dataclasses.replace(weight, uses=uses)
+  shared = dataclasses.replace(weight, uses=uses, layers=layers)
   return _pair(sub, name, other, shared, 'shared', lambda leaf: (leaf, leaf))
 
 

@@ -116,9 +116,7 @@ def attention(s):
       key=key,
     ),
     _sequence(s),
-    {
-      f'{n}_proj/weight': (1,) for n in ('query', 'key', 'value', 'output')
-    },
+    {f'{n}_proj/weight': (1,) for n in ('query', 'key', 'value', 'output')},
     call=lambda model, x: jax.vmap(lambda x: model(x, x, x))(x),
   )
 
@@ -144,9 +142,7 @@ def attention_rotary(s):
   return _equinox(
     make,
     _sequence(s),
-    {
-      f'0/{n}_proj/weight': (1,) for n in ('query', 'key', 'value', 'output')
-    },
+    {f'0/{n}_proj/weight': (1,) for n in ('query', 'key', 'value', 'output')},
     call=call,
   )
 
@@ -266,9 +262,9 @@ def ensemble(s):
   """`filter_vmap` over members, with one input for all."""
 
   def make(key):
-    return eqx.filter_vmap(
-      lambda k: eqx.nn.MLP(s.inp, s.out, s.hid, 1, key=k)
-    )(jax.random.split(key, s.experts))
+    return eqx.filter_vmap(lambda k: eqx.nn.MLP(s.inp, s.out, s.hid, 1, key=k))(
+      jax.random.split(key, s.experts)
+    )
 
   def call(members, x):
     return eqx.filter_vmap(lambda m, x: jax.vmap(m)(x), in_axes=(0, None))(

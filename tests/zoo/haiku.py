@@ -38,9 +38,7 @@ def _image(s):
 @case
 def linear(s):
   """`(in, out)`; the name is `w`."""
-  return _haiku(
-    lambda x: hk.Linear(s.out)(x), _flat(s), {'linear/w': (0,)}
-  )
+  return _haiku(lambda x: hk.Linear(s.out)(x), _flat(s), {'linear/w': (0,)})
 
 
 @case
@@ -51,9 +49,7 @@ def mlp(s):
     net = hk.nets.MLP([s.hid, s.hid, s.out])
     return net(x, dropout_rate=0.1, rng=hk.next_rng_key())
 
-  return _haiku(
-    fn, _flat(s), {f'mlp/~/linear_{i}/w': (0,) for i in range(3)}
-  )
+  return _haiku(fn, _flat(s), {f'mlp/~/linear_{i}/w': (0,) for i in range(3)})
 
 
 @case
@@ -119,9 +115,7 @@ def lstm(s):
     core = hk.LSTM(s.hid)
     return hk.dynamic_unroll(core, x, core.initial_state(s.batch))[0]
 
-  return _haiku(
-    fn, (f32(s.time, s.batch, s.inp),), {'lstm/linear/w': (0,)}
-  )
+  return _haiku(fn, (f32(s.time, s.batch, s.inp),), {'lstm/linear/w': (0,)})
 
 
 @case

@@ -99,9 +99,7 @@ def conv_grouped(s):
 @case
 def conv_depthwise(s):
   """One channel in: the window alone is contracted, `I` has size one."""
-  return _conv(
-    s, ('NHWC', 'HWIO', 'NHWC'), groups=s.inp, out=2 * s.inp
-  )
+  return _conv(s, ('NHWC', 'HWIO', 'NHWC'), groups=s.inp, out=2 * s.inp)
 
 
 @case
@@ -799,9 +797,7 @@ def quantised_in_training(s):
     scale = jnp.max(jnp.abs(p['w']), axis=0, keepdims=True) / 127
     return x @ (fake_round(jnp.clip(p['w'] / scale, -127, 127)) * scale)
 
-  return Case(
-    fn, {'w': f32(s.inp, s.out)}, (f32(s.batch, s.inp),), {'w': (0,)}
-  )
+  return Case(fn, {'w': f32(s.inp, s.out)}, (f32(s.batch, s.inp),), {'w': (0,)})
 
 
 @case
@@ -815,9 +811,7 @@ def quantised_product(s):
     )
     return y / 127.0**2
 
-  return Case(
-    fn, {'w': f32(s.inp, s.out)}, (f32(s.batch, s.inp),), {'w': (0,)}
-  )
+  return Case(fn, {'w': f32(s.inp, s.out)}, (f32(s.batch, s.inp),), {'w': (0,)})
 
 
 # Recurrent and other models.

@@ -326,7 +326,9 @@ def spectral_norm(s):
 
   class Model(nnx.Module):
     def __init__(self, rngs):
-      self.norm = nnx.SpectralNorm(nnx.Linear(s.inp, s.out, rngs=rngs), rngs=rngs)
+      self.norm = nnx.SpectralNorm(
+        nnx.Linear(s.inp, s.out, rngs=rngs), rngs=rngs
+      )
 
     def __call__(self, x):
       return self.norm(x, update_stats=True)
@@ -344,9 +346,7 @@ def spectral_norm(s):
 def weight_norm(s):
   """A kernel over its norm."""
   return _nnx(
-    lambda rngs: nnx.WeightNorm(
-      nnx.Linear(s.inp, s.out, rngs=rngs), rngs=rngs
-    ),
+    lambda rngs: nnx.WeightNorm(nnx.Linear(s.inp, s.out, rngs=rngs), rngs=rngs),
     _flat(s),
     {'layer_instance/kernel': (0,)},
   )

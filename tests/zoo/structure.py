@@ -229,9 +229,7 @@ def layer_of_a_stack(s):
       x = jnp.tanh(x @ w[i])
     return x
 
-  return _dense(
-    fn, s, (s.layers, s.inp, s.inp), (1,), outputs={'w': (2,)}
-  )
+  return _dense(fn, s, (s.layers, s.inp, s.inp), (1,), outputs={'w': (2,)})
 
 
 @case
@@ -412,9 +410,7 @@ def permuting_gather_of_inputs(s):
 def permuting_gather_on_an_unused_axis(s):
   """Stored layers in another order, then one taken."""
   order = np.arange(s.layers)[::-1].copy()
-  return _dense(
-    lambda w, x: x @ w[order][1], s, (s.layers, s.inp, s.out), (1,)
-  )
+  return _dense(lambda w, x: x @ w[order][1], s, (s.layers, s.inp, s.out), (1,))
 
 
 # Rescaling, masks and sums.
@@ -448,9 +444,7 @@ def masked_by_a_constant(s):
 def masked_by_where(s):
   """Pruned by `where`."""
   mask = np.triu(np.ones((s.inp, s.out), bool))
-  return _dense(
-    lambda w, x: x @ jnp.where(mask, w, 0), s, (s.inp, s.out), (0,)
-  )
+  return _dense(lambda w, x: x @ jnp.where(mask, w, 0), s, (s.inp, s.out), (0,))
 
 
 @case
@@ -978,9 +972,7 @@ def scan_slices(s):
   def fn(w, x):
     return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, w)[0]
 
-  return _dense(
-    fn, s, (s.layers, s.inp, s.inp), (1,), outputs={'w': (2,)}
-  )
+  return _dense(fn, s, (s.layers, s.inp, s.inp), (1,), outputs={'w': (2,)})
 
 
 @case
@@ -1083,9 +1075,7 @@ def scan_in_scan(s):
 
     return lax.scan(group, x, w)[0]
 
-  return _dense(
-    fn, s, (s.layers, 2, s.inp, s.inp), (3,), outputs={'w': (2,)}
-  )
+  return _dense(fn, s, (s.layers, 2, s.inp, s.inp), (3,), outputs={'w': (2,)})
 
 
 @case
