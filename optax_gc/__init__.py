@@ -11,6 +11,9 @@ from optax_gc._diagnostics import Summary as Summary
 from optax_gc._diagnostics import SummaryRow as SummaryRow
 from optax_gc._diagnostics import summary as summary
 from optax_gc._infer import infer_weight_axes as infer_weight_axes
+from optax_gc._infer import override_weight_axes as override_weight_axes
+from optax_gc._infer import weight_axes_from_dict as weight_axes_from_dict
+from optax_gc._infer import weight_axes_to_dict as weight_axes_to_dict
 from optax_gc._layouts import flax_weight_axes as flax_weight_axes
 from optax_gc._layouts import match_weight_axes as match_weight_axes
 from optax_gc._layouts import torch_weight_axes as torch_weight_axes

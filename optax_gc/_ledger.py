@@ -9,6 +9,9 @@ from optax_gc._views import Value, View
 
 Equation = _jaxpr.Equation
 
+# Views that data rescaled: unlike a lookup this says nothing by itself.
+RESCALED = ('mul', 'div')
+
 
 class Ledger:
   """Collects the uses of every leaf while a program is read."""
@@ -123,8 +126,8 @@ def meet(
   """Results of leaves and data that become activations together."""
   for value in values:
     note_lost(equation, value, ledger)
-    if not value.data:
-      for view in value.views:
+    for view in value.views:
+      if not value.data or view.picked in RESCALED:
         note_meeting(equation, view, ledger, what)
   consume(equation, values, ledger)
   return plain(equation, values)

@@ -141,6 +141,10 @@ def _meet_kernel(equation, values, sides, k, ledger) -> list[View]:
   """One operand's leaves as kernels that meet data on the other side."""
   value, other, side = values[k], values[1 - k], sides[k]
   if not other.data:
+    for view in value.views:
+      if view.picked in _ledger.RESCALED:
+        what = f'plays the activation in {equation.primitive.name}'
+        ledger.note(equation, view.leaf, Force.NONE, what)
     return []
   _ledger.note_lost(equation, value, ledger)
   views = []
@@ -208,12 +212,15 @@ def _product_dims(dims, values, sides, k, equation) -> Dims:
 
 
 def _plays_activation(value, side, other, other_side) -> bool:
-  """Whether an operand without data was broadcast over axes of its own."""
-  return (
-    any(d in value.uniform for d in side.free)
-    and not any(d in other.uniform for d in other_side.free)
-    and bool(other.views)
-  )
+  """Whether an operand without data was broadcast over axes of its own.
+
+  So is a learned query or latent, and the zeros that a recurrent layer starts
+  from; a kernel is not.
+  """
+  if not other.views or any(d in other.uniform for d in other_side.free):
+    return False
+  filled = len(value.uniform) == len(side.summed + side.batch + side.free)
+  return any(d in value.uniform for d in side.free) or (filled and value.plain)
 
 
 def _activate(equation, values, sides, k, ledger):
@@ -233,7 +240,8 @@ def _activate(equation, values, sides, k, ledger):
       found.force = Force.WEAK
     _write(equation, view, found, ledger)
   if not learned:
-    return [_product(values, sides, _jaxpr.shape(equation.outvars[0]))]
+    result = _product(values, sides, _jaxpr.shape(equation.outvars[0]))
+    return [result._replace(views=())]
   for view in values[k].views:
     what = f'plays the activation in {equation.primitive.name}'
     ledger.note(equation, view.leaf, Force.NONE, what)

@@ -103,7 +103,7 @@ def _contraction(
     tuple(sorted(a for a in use.axes if shape[a] != 1)): use for use in uses
   }
   if len(choices) > 1:
-    return _none(f'used with axes {_listed(choices)}', resolved=False)
+    return _none(f'used with axes {_listed(sorted(choices))}', resolved=False)
   reduction = frozenset().union(*(use.axes for use in uses))
   output = frozenset().union(*(use.kept for use in uses)) - reduction
   sentence = _sentences([uses[0]])
