@@ -5,7 +5,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from tests.zoo import Case, case, f32, i32
+from zoo import Case, case, f32, i32
 
 
 def _equinox(make, inputs, axes, call=None, **kwargs) -> Case:
@@ -116,7 +116,9 @@ def attention(s):
       key=key,
     ),
     _sequence(s),
-    {f'{n}_proj/weight': (1,) for n in ('query', 'key', 'value', 'output')},
+    {
+      f'{n}_proj/weight': (1,) for n in ('query', 'key', 'value', 'output')
+    },
     call=lambda model, x: jax.vmap(lambda x: model(x, x, x))(x),
   )
 
@@ -142,7 +144,9 @@ def attention_rotary(s):
   return _equinox(
     make,
     _sequence(s),
-    {f'0/{n}_proj/weight': (1,) for n in ('query', 'key', 'value', 'output')},
+    {
+      f'0/{n}_proj/weight': (1,) for n in ('query', 'key', 'value', 'output')
+    },
     call=call,
   )
 
@@ -262,14 +266,13 @@ def ensemble(s):
   """`filter_vmap` over members, with one input for all."""
 
   def make(key):
-    return eqx.filter_vmap(lambda k: eqx.nn.MLP(s.inp, s.out, s.hid, 1, key=k))(
-      jax.random.split(key, s.experts)
-    )
+    return eqx.filter_vmap(
+      lambda k: eqx.nn.MLP(s.inp, s.out, s.hid, 1, key=k)
+    )(jax.random.split(key, s.experts))
 
   def call(members, x):
-    return eqx.filter_vmap(lambda m, x: jax.vmap(m)(x), in_axes=(0, None))(
-      members, x
-    )
+    arrays, static = eqx.partition(members, eqx.is_array)
+    return jax.vmap(lambda a: jax.vmap(eqx.combine(a, static))(x))(arrays)
 
   return _equinox(
     make,
@@ -300,17 +303,23 @@ def prelu_and_norms(s):
 
   def make(key):
     a, b = jax.random.split(key)
-    return eqx.nn.Sequential(
-      [
-        eqx.nn.Linear(s.inp, s.hid, key=a),
-        eqx.nn.PReLU(),
-        eqx.nn.RMSNorm(s.hid),
-        eqx.nn.GroupNorm(2, s.hid),
-        eqx.nn.LayerNorm(s.hid),
-        eqx.nn.Linear(s.hid, s.out, key=b),
-      ]
+    return (
+      eqx.nn.Linear(s.inp, s.hid, key=a),
+      eqx.nn.PReLU(),
+      eqx.nn.RMSNorm(s.hid),
+      eqx.nn.GroupNorm(2, s.hid),
+      eqx.nn.LayerNorm(s.hid),
+      eqx.nn.Linear(s.hid, s.out, key=b),
     )
 
+  def call(layers, x):
+    def one(x):
+      for layer in layers:
+        x = layer(x)
+      return x
+
+    return jax.vmap(one)(x)
+
   return _equinox(
-    make, _flat(s), {'layers/0/weight': (1,), 'layers/5/weight': (1,)}
+    make, _flat(s), {'0/weight': (1,), '5/weight': (1,)}, call=call
   )

@@ -4,7 +4,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tests.zoo import Case, case, f32, i32
+from zoo import Case, case, f32, i32
 
 
 def _haiku(fn, inputs, axes, **kwargs) -> Case:
@@ -38,7 +38,9 @@ def _image(s):
 @case
 def linear(s):
   """`(in, out)`; the name is `w`."""
-  return _haiku(lambda x: hk.Linear(s.out)(x), _flat(s), {'linear/w': (0,)})
+  return _haiku(
+    lambda x: hk.Linear(s.out)(x), _flat(s), {'linear/w': (0,)}
+  )
 
 
 @case
@@ -49,7 +51,9 @@ def mlp(s):
     net = hk.nets.MLP([s.hid, s.hid, s.out])
     return net(x, dropout_rate=0.1, rng=hk.next_rng_key())
 
-  return _haiku(fn, _flat(s), {f'mlp/~/linear_{i}/w': (0,) for i in range(3)})
+  return _haiku(
+    fn, _flat(s), {f'mlp/~/linear_{i}/w': (0,) for i in range(3)}
+  )
 
 
 @case
@@ -79,7 +83,7 @@ def conv_depthwise(s):
   """`(*window, 1, in * multiplier)`, then one-by-one convolutions."""
 
   def fn(x):
-    return hk.SeparableDepthwiseConv2D(2, s.window, 'SAME')(
+    return hk.SeparableDepthwiseConv2D(2, s.window)(
       hk.DepthwiseConv2D(2, s.window)(x)
     )
 
@@ -88,8 +92,8 @@ def conv_depthwise(s):
     _image(s),
     {
       'depthwise_conv2_d/w': (0, 1, 2),
-      'separable_depthwise_conv2_d/w_dw_0': (0, 1, 2),
-      'separable_depthwise_conv2_d/w_dw_1': (0, 1, 2),
+      'separable_depthwise_conv2_d/~/depthwise_conv2_d/w': (0, 1, 2),
+      'separable_depthwise_conv2_d/~/depthwise_conv2_d_1/w': (0, 1, 2),
     },
   )
 
@@ -115,7 +119,9 @@ def lstm(s):
     core = hk.LSTM(s.hid)
     return hk.dynamic_unroll(core, x, core.initial_state(s.batch))[0]
 
-  return _haiku(fn, (f32(s.time, s.batch, s.inp),), {'lstm/linear/w': (0,)})
+  return _haiku(
+    fn, (f32(s.time, s.batch, s.inp),), {'lstm/linear/w': (0,)}
+  )
 
 
 @case
@@ -143,7 +149,7 @@ def conv_lstm(s):
   return _haiku(
     fn,
     (f32(s.time, s.batch, s.image, s.image, s.inp),),
-    {f'conv2_d_lstm/{n}/w': (0, 1, 2) for n in convs},
+    {f'conv2_dlstm/{n}/w': (0, 1, 2) for n in convs},
   )
 
 

@@ -5,7 +5,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.zoo import Case, Sizes, case, f32, i32
+from zoo import Case, Sizes, case, f32, i32
 
 
 def _sequence(s: Sizes):
@@ -99,7 +99,9 @@ def conv_grouped(s):
 @case
 def conv_depthwise(s):
   """One channel in: the window alone is contracted, `I` has size one."""
-  return _conv(s, ('NHWC', 'HWIO', 'NHWC'), groups=s.inp, out=2 * s.inp)
+  return _conv(
+    s, ('NHWC', 'HWIO', 'NHWC'), groups=s.inp, out=2 * s.inp
+  )
 
 
 @case
@@ -797,7 +799,9 @@ def quantised_in_training(s):
     scale = jnp.max(jnp.abs(p['w']), axis=0, keepdims=True) / 127
     return x @ (fake_round(jnp.clip(p['w'] / scale, -127, 127)) * scale)
 
-  return Case(fn, {'w': f32(s.inp, s.out)}, (f32(s.batch, s.inp),), {'w': (0,)})
+  return Case(
+    fn, {'w': f32(s.inp, s.out)}, (f32(s.batch, s.inp),), {'w': (0,)}
+  )
 
 
 @case
@@ -811,7 +815,9 @@ def quantised_product(s):
     )
     return y / 127.0**2
 
-  return Case(fn, {'w': f32(s.inp, s.out)}, (f32(s.batch, s.inp),), {'w': (0,)})
+  return Case(
+    fn, {'w': f32(s.inp, s.out)}, (f32(s.batch, s.inp),), {'w': (0,)}
+  )
 
 
 # Recurrent and other models.

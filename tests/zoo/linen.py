@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.zoo import Case, case, f32, i32
+from zoo import Case, case, f32, i32
 
 
 def linen(module, inputs, axes, **kwargs) -> Case:
@@ -85,7 +85,9 @@ def dense_general_inputs_and_outputs(s):
 @case
 def dense_general_first_axis(s):
   """Contracts the data's middle axis: `(time, out)`."""
-  return linen(nn.DenseGeneral(s.out, axis=1), _sequence(s), {'kernel': (0,)})
+  return linen(
+    nn.DenseGeneral(s.out, axis=1), _sequence(s), {'kernel': (0,)}
+  )
 
 
 @case
@@ -130,7 +132,9 @@ def conv_2d(s):
 def conv_2d_wrapped(s):
   """Circular padding, and an image without a batch axis."""
   module = nn.Conv(s.out, (s.window,) * 2, padding='CIRCULAR')
-  return linen(module, (f32(s.image, s.image, s.inp),), {'kernel': (0, 1, 2)})
+  return linen(
+    module, (f32(s.image, s.image, s.inp),), {'kernel': (0, 1, 2)}
+  )
 
 
 @case
@@ -177,7 +181,9 @@ def conv_masked(s):
 def conv_local(s):
   """A kernel for each position: `(positions, window * in, out)`."""
   module = nn.ConvLocal(s.out, (s.window,))
-  return linen(module, _image(s, 1), {'bias': (), 'kernel': (1,)})
+  return linen(
+    module, _image(s, 1), {'bias': (), 'kernel': (1,)}
+  )
 
 
 @case
@@ -396,7 +402,9 @@ class _Wrapped(nn.Module):
   @nn.compact
   def __call__(self, x):
     if self.wrapper is nn.SpectralNorm:
-      return nn.SpectralNorm(nn.Conv(self.features, (3,)))(x, update_stats=True)
+      return nn.SpectralNorm(nn.Conv(self.features, (3,)))(
+        x, update_stats=True
+      )
     return self.wrapper(nn.Conv(self.features, (3,)))(x)
 
 
@@ -534,9 +542,7 @@ def stack_last(s):
       return layers(name='layers')(x, None)[0]
 
   return linen(
-    Stack(),
-    _flat(s),
-    {'layers/Dense_0/bias': (), 'layers/Dense_0/kernel': (0,)},
+    Stack(), _flat(s), {'layers/Dense_0/bias': (), 'layers/Dense_0/kernel': (0,)}
   )
 
 
@@ -568,7 +574,9 @@ def vmap_stack_second(s):
     variable_axes={'params': 1},
     split_rngs={'params': True},
   )
-  return linen(members(s.out), _sequence(s), {'bias': (), 'kernel': (0,)})
+  return linen(
+    members(s.out), _sequence(s), {'bias': (), 'kernel': (0,)}
+  )
 
 
 class _Expert(nn.Module):
@@ -671,5 +679,8 @@ def vision_transformer(s):
 @case
 def fp8_dense(s):
   """Both operands scaled and cast to eight bits around the product."""
-  module = nn.Dense(s.out, dot_general_cls=nn.Fp8DotGeneralOp)
+  module = nn.Dense(
+    s.out,
+    dot_general_cls=nn.Fp8DotGeneralOp
+  )
   return linen(module, _flat(s), {'kernel': (0,)})

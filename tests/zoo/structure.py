@@ -7,7 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.zoo import Case, Sizes, case, f32, i32
+from zoo import Case, Sizes, case, f32, i32
 
 
 def _dense(fn, s: Sizes, shape, axes, **kwargs) -> Case:
@@ -229,7 +229,9 @@ def layer_of_a_stack(s):
       x = jnp.tanh(x @ w[i])
     return x
 
-  return _dense(fn, s, (s.layers, s.inp, s.inp), (1,), outputs={'w': (2,)})
+  return _dense(
+    fn, s, (s.layers, s.inp, s.inp), (1,), outputs={'w': (2,)}
+  )
 
 
 @case
@@ -410,7 +412,9 @@ def permuting_gather_of_inputs(s):
 def permuting_gather_on_an_unused_axis(s):
   """Stored layers in another order, then one taken."""
   order = np.arange(s.layers)[::-1].copy()
-  return _dense(lambda w, x: x @ w[order][1], s, (s.layers, s.inp, s.out), (1,))
+  return _dense(
+    lambda w, x: x @ w[order][1], s, (s.layers, s.inp, s.out), (1,)
+  )
 
 
 # Rescaling, masks and sums.
@@ -444,7 +448,9 @@ def masked_by_a_constant(s):
 def masked_by_where(s):
   """Pruned by `where`."""
   mask = np.triu(np.ones((s.inp, s.out), bool))
-  return _dense(lambda w, x: x @ jnp.where(mask, w, 0), s, (s.inp, s.out), (0,))
+  return _dense(
+    lambda w, x: x @ jnp.where(mask, w, 0), s, (s.inp, s.out), (0,)
+  )
 
 
 @case
@@ -972,7 +978,9 @@ def scan_slices(s):
   def fn(w, x):
     return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, w)[0]
 
-  return _dense(fn, s, (s.layers, s.inp, s.inp), (1,), outputs={'w': (2,)})
+  return _dense(
+    fn, s, (s.layers, s.inp, s.inp), (1,), outputs={'w': (2,)}
+  )
 
 
 @case
@@ -1075,7 +1083,9 @@ def scan_in_scan(s):
 
     return lax.scan(group, x, w)[0]
 
-  return _dense(fn, s, (s.layers, 2, s.inp, s.inp), (3,), outputs={'w': (2,)})
+  return _dense(
+    fn, s, (s.layers, 2, s.inp, s.inp), (3,), outputs={'w': (2,)}
+  )
 
 
 @case
