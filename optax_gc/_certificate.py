@@ -81,7 +81,7 @@ def check_weight_axes(
   *inputs: Any,
   weight_axes: Any,
   positions: Any = 1,
-  key: Any = None,
+  seed: int = 0,
 ) -> tuple[AxesCheck, ...]:
   r"""Checks weight axes by the rank of a Jacobian, without reading a program.
 
@@ -102,7 +102,7 @@ def check_weight_axes(
     weight_axes: A tree like ``params`` of `WeightAxes`, as inference and the
       conventions return it.
     positions: The bound: an integer, or a tree like ``params`` of integers.
-    key: A ``jax.random`` key for the random combinations of outputs.
+    seed: Of the random combinations of outputs.
 
   Returns:
     An :class:`AxesCheck` for each leaf, in the order of
@@ -128,22 +128,22 @@ def check_weight_axes(
   """
   leaves = match_leaves(weight_axes, params)
   bounds = _bounds(positions, params)
-  key = jax.random.key(0) if key is None else key
   jacobians = jacobian_rows(
-    fn, params, *inputs, rows=max(bounds, default=1) + 2, key=key
+    fn, params, *inputs, rows=max(bounds, default=1) + 2, seed=seed
   )
-  scale = max((_norm(j) for j in jacobians if j is not None), default=0.0)
+  scale = largest(jacobians)
   checks = []
   for leaf, bound, jacobian in zip(leaves, bounds, jacobians, strict=True):
     axes = leaf.axes.reduction_axis
-    verdict = _verdict(jacobian, axes, bound, scale)
+    small = 1.0 if jacobian is None else _small(jnp.result_type(leaf.leaf))
+    verdict = verdict_of(jacobian, axes, bound, scale, small)
     shape = tuple(jnp.shape(leaf.leaf))
     checks.append(AxesCheck(leaf.path, shape, axes, *verdict))
   return tuple(checks)
 
 
 def jacobian_rows(
-  fn: Callable[..., Any], params: Any, *inputs: Any, rows: int, key: Any
+  fn: Callable[..., Any], params: Any, *inputs: Any, rows: int, seed: int
 ) -> list[np.ndarray | None]:
   """Derivatives of random combinations of the outputs, a leaf at a time.
 
@@ -155,7 +155,7 @@ def jacobian_rows(
     params: A tree of arrays.
     *inputs: Its other arguments.
     rows: The number of combinations; fewer if there are fewer outputs.
-    key: A ``jax.random`` key.
+    seed: Of the combinations.
 
   Returns:
     For each leaf an array ``(rows, *shape)``; ``None`` for integer leaves.
@@ -172,11 +172,16 @@ def jacobian_rows(
     return jnp.concatenate(ys).astype(jnp.result_type(jnp.float32, *ys))
 
   values = [jnp.asarray(leaves[i]) for i in real]
-  y, pull = jax.vjp(outputs, values)
-  pull = jax.jit(pull)
-  mix = jax.random.normal(key, (min(rows, y.size), y.size), y.dtype)
+  y = jax.eval_shape(outputs, values)
+
+  @jax.jit
+  def pull(values, row):
+    return jax.vjp(outputs, values)[1](row)[0]
+
+  random = np.random.default_rng(seed)
+  mix = random.standard_normal((min(rows, y.size), y.size)).astype(y.dtype)
   # One at a time: not every derivative in JAX has a rule for batches.
-  pulled = [pull(row)[0] for row in mix]
+  pulled = [pull(values, row) for row in mix]
   found: list[np.ndarray | None] = [None] * len(leaves)
   for n, i in enumerate(real):
     rows_of = np.reshape(
@@ -193,7 +198,7 @@ def jacobian_rows(
 
 
 def rank_along(
-  jacobian: np.ndarray, axes: Sequence[int], scale: float
+  jacobian: np.ndarray, axes: Sequence[int], scale: float, small: float = 1e-3
 ) -> int | None:
   """The largest rank of the Jacobian of a weight vector along these axes.
 
@@ -205,6 +210,8 @@ def rank_along(
     axes: The axes of ``shape`` that hold a weight vector's entries.
     scale: The norm of the model's largest derivative; what is much smaller is
       taken for rounding.
+    small: The share of ``scale`` below which a derivative, and of the largest
+      singular value below which another, is so small.
 
   Returns:
     The rank, or ``None`` if no weight vector has a derivative but rounding.
@@ -213,7 +220,7 @@ def rank_along(
   rest = [i for i in range(1, jacobian.ndim) if i not in along]
   size = math.prod(jacobian.shape[i] for i in along)
   lengths = np.linalg.norm(jacobian, axis=0)
-  vectors = jacobian / np.maximum(lengths, _SMALL * max(scale, _TINY))
+  vectors = jacobian / np.maximum(lengths, small * max(scale, _TINY))
   vectors = vectors.transpose([*rest, 0, *along])
   if not vectors.size:
     return None
@@ -221,31 +228,47 @@ def rank_along(
   # Those with the largest derivatives are the best conditioned.
   order = np.argsort(-np.linalg.norm(vectors, axis=(1, 2)))[:_VECTORS]
   values = np.linalg.svd(vectors[order], compute_uv=False)
-  if values.max() <= _SMALL:
+  if values.max() <= small:
     return None
-  limit = _SMALL * np.maximum(values[:, :1], 1.0)
+  limit = small * np.maximum(values[:, :1], 1.0)
   return int((values > limit).sum(axis=1).max())
 
 
-# A column is lengthened to 1 if it has this share of the longest in the model,
-# and a singular value then counts if it has this share of the largest.
-# float32 rounding, 1e-7 of the longest column, is so 1e-4 at most. What is
-# smaller is taken for rounding: the bias of attention's keys has derivative 0
-# but for that.
-_SMALL = 1e-3
 _TINY = 1e-30
 # Weight vectors examined in one leaf.
 _VECTORS = 16
 
 
-def _verdict(jacobian, axes, bound, scale):
-  """The fields of an `AxesCheck` from its verdict on."""
+def _small(dtype: Any) -> float:
+  """What counts as rounding in derivatives of this dtype.
+
+  In float32, 1e-3: a column is lengthened to 1 if it has this share of the
+  longest in the model; its rounding, 1e-7 of the longest, is then 1e-4 at most,
+  and a singular value counts from 1e-3 on. The bias of attention's keys, whose
+  derivative is 0 but for rounding, is so seen as 0.
+  """
+  return max(1e-3, 16 * float(jnp.finfo(dtype).eps))
+
+
+def verdict_of(jacobian, axes, bound, scale, small):
+  """The fields of an `AxesCheck` from its verdict on.
+
+  Args:
+    jacobian: Derivatives ``(rows, *shape)``, or ``None`` for an integer leaf.
+    axes: The reduction axes to check.
+    bound: The number of positions.
+    scale: As in `rank_along`.
+    small: As in `rank_along`.
+
+  Returns:
+    The verdict, the rank, the bound, other axes within it, and a reason.
+  """
   if jacobian is None:
     return UNTESTED, None, bound, (), 'holds no real floating-point numbers'
   shape = jacobian.shape[1:]
 
   def rank(axes):
-    return rank_along(jacobian, axes, scale)
+    return rank_along(jacobian, axes, scale, small)
 
   def testable(axes):
     return math.prod(shape[axis] for axis in axes) > bound
@@ -294,9 +317,14 @@ def _bounds(positions: Any, params: Any) -> list[int]:
   return bounds
 
 
-def _norm(jacobian: np.ndarray) -> float:
-  """The largest norm of the derivatives of one element."""
-  return float(np.max(np.linalg.norm(jacobian, axis=0), initial=0.0))
+def largest(jacobians: Sequence[np.ndarray | None]) -> float:
+  """The largest norm of the derivatives of one element of any leaf."""
+  norms = [
+    np.max(np.linalg.norm(jacobian, axis=0), initial=0.0)
+    for jacobian in jacobians
+    if jacobian is not None
+  ]
+  return float(max(norms, default=0.0))
 
 
 def _is_real(leaf: Any) -> bool:

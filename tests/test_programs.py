@@ -1,12 +1,10 @@
 """Inference is right on random programs whose axes are known."""
 
-import collections
 
-from hypothesis import given, HealthCheck, settings
-import pytest
+from hypothesis import HealthCheck, given, settings
+import programs
 
 import optax_gc
-import programs
 
 # 200 with the profile of CI, 2,000 with `--hypothesis-profile=nightly`.
 _EXAMPLES = max(200, settings.default.max_examples)
