@@ -8,6 +8,8 @@ import dataclasses
 import re
 from typing import Any
 
+import jax
+
 from optax_gc._weight_axes import (
   LeafAxes,
   WeightAxes,
@@ -182,7 +184,7 @@ def resolve_weight_axes(
     TypeError: If a spec or an axis is of the wrong type.
   """
   convention = flax_weight_axes if weight_axes is None else weight_axes
-  given = convention(tree) if callable(convention) else convention
+  given = convention(tree) if _is_convention(convention) else convention
   leaves = match_leaves(given, tree)
   if not conv_only:
     return leaves
@@ -193,6 +195,13 @@ def resolve_weight_axes(
       'other leaves out of the weight axes yourself.'
     )
   return [x if x.axes.convolution else _skip(x) for x in leaves]
+
+
+def _is_convention(weight_axes: Any) -> bool:
+  """A callable, but no tree of specs: an Equinox module is both."""
+  return callable(weight_axes) and not any(
+    isinstance(leaf, WeightAxes) for leaf in jax.tree.leaves(weight_axes)
+  )
 
 
 def _skip(leaf: LeafAxes) -> LeafAxes:

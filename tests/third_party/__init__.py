@@ -1,0 +1,78 @@
+"""Models that nobody here wrote, from packages, in small configurations.
+
+The expected axes are rules that were written by hand from each package's
+documentation of its layers: ordered (regular expression, axes, why), of which
+the first that matches a leaf's whole path counts. A leaf of rank 2 or more
+that no rule covers is an error.
+
+A package that is not installed skips its models. Their weights are never
+downloaded: random or abstract initial values do.
+"""
+
+from collections.abc import Callable
+import importlib
+import importlib.util
+import re
+from typing import Any, NamedTuple
+
+import jax
+
+Rule = tuple[str, tuple[int, ...], str]
+
+
+class Model(NamedTuple):
+  """A program with its params, inputs and rules, as shapes."""
+
+  fn: Callable[..., Any]
+  params: Any
+  inputs: tuple[Any, ...]
+  rules: tuple[Rule, ...]
+
+  def expected(self, path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The reduction axes of a leaf by the rules."""
+    for pattern, axes, _ in self.rules:
+      if re.fullmatch(pattern, path):
+        return axes
+    if len(shape) < 2:
+      return ()
+    raise ValueError(f'No rule covers {path!r} of shape {shape}.')
+
+
+class Entry(NamedTuple):
+  """A model's package and what builds it."""
+
+  package: str
+  build: Callable[[], Model]
+
+
+MODELS: dict[str, Entry] = {}
+
+
+def model(package: str):
+  """Registers a builder under its package's and its own name."""
+
+  def register(build: Callable[[], Model]) -> Callable[[], Model]:
+    MODELS[f'{package}/{build.__name__}'] = Entry(package, build)
+    return build
+
+  return register
+
+
+def installed(package: str) -> bool:
+  return importlib.util.find_spec(package) is not None
+
+
+def shapes(tree: Any) -> Any:
+  """A tree of arrays as shapes."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+for _module in (
+  'diffusers_models',
+  'equinox_models',
+  'flaxmodels_models',
+  'haiku_nets',
+  'keras_models',
+  'transformers_models',
+):
+  importlib.import_module(f'{__name__}.{_module}')

@@ -1,0 +1,1 @@
+"""Flows of `flowjax`, which are Equinox modules."""
