@@ -1472,6 +1472,24 @@ DISGUISES = [
 ]
 
 
+# Every piece by its name in `Program.pieces`.
+PIECES = (
+  *_CONTRACT,
+  *_CALLS,
+  *_RESCALE,
+  *('conv1d', 'conv2d', 'conv3d', 'conv_transpose', 'ragged_dot'),
+  *('bias', 'scale', 'norm', 'lookup', 'tied_lookup', 'recurrent'),
+  *('attention', 'learned_query', 'parallel', 'residual', 'branch', 'grad'),
+  *('vmap', 'map', 'scan', 'scan_carried', 'collective'),
+  *('vmap_weights', 'vmap_both', 'again', 'fori', 'fori_carried'),
+  *('while', 'while_carried', 'stacked_scan', 'stacked_indexed'),
+  *('stacked_unrolled', 'stacked_unstacked', 'stacked_fori'),
+  *('transposed', 'merged', 'split', 'one', 'cast', 'longer', 'pad', 'zeros'),
+  *('update', 'tile', 'repeat', 'stack', 'concatenate', 'sum', 'gain'),
+  *('fused', 'shared', 'forward', 'loss', 'gradient'),
+)
+
+
 # --- whole programs ----------------------------------------------------------
 
 # Names that lie: nothing may be decided by them.
