@@ -227,10 +227,18 @@ class Program:
 
 
 class Builder:
-  """Makes names, sizes and sub-programs."""
+  """Makes names, sizes and sub-programs.
 
-  def __init__(self, source: Source):
+  With ``once``, every weight vector meets the data at one position only, so
+  that the bound of the rank certificate is 1.
+  """
+
+  def __init__(self, source: Source, once: bool = False):
     self.source = source
+    self.once = once
+    self.layers = ONCE_LAYERS if once else LAYERS
+    self.structures = ONCE_STRUCTURES if once else STRUCTURES
+    self.disguises = ONCE_DISGUISES if once else DISGUISES
     self.count = 0
     self.layer = 0
     self.mapping = 0
@@ -292,7 +300,7 @@ def einsum(b: Builder, x) -> Sub:
   """Contracts any axes of x, shares any, adds any."""
   src = b.source
   letters = 'abcdefgh'[: x.ndim]
-  roles = [src.choice('rfb') for _ in letters]
+  roles = [src.choice('rb' if b.once else 'rfb') for _ in letters]
   roles[src.integer(0, x.ndim - 1)] = 'r'
   sizes = dict(zip(letters, x.shape, strict=True))
   fresh = 'uv'[: src.integer(0 if set(roles) > {'r'} else 1, 2)]
@@ -835,7 +843,7 @@ def _places(b: Builder, inner: Sub) -> dict[str, int | None]:
   """For each weight the position of its stack's axis; None: it is shared."""
   src = b.source
   places: dict[str, int | None] = {
-    name: None if src.chance(20) else src.integer(0, weight.rank)
+    name: None if src.chance(20) and not b.once else src.integer(0, weight.rank)
     for name, weight in inner.weights.items()
   }
   if all(place is None for place in places.values()):
@@ -984,6 +992,8 @@ STRUCTURES = [
   parallel,
   inner_gradient,
 ]
+ONCE_LAYERS = [einsum] * 4 + [activation, bias, scale, norm]
+ONCE_STRUCTURES = [stacked, mapped_weights, branched, residual, parallel]
 
 
 def block(b: Builder, x, depth: int) -> Sub:
@@ -994,8 +1004,8 @@ def block(b: Builder, x, depth: int) -> Sub:
     x = done[-1].out if done else x
     made = None
     if depth and src.chance(60):
-      made = src.choice(STRUCTURES)(b, x, depth - 1)
-    made = made or src.choice(LAYERS)(b, x) or einsum(b, x)
+      made = src.choice(b.structures)(b, x, depth - 1)
+    made = made or src.choice(b.layers)(b, x) or einsum(b, x)
     done.append(_tidy(made))
   sub = functools.reduce(_chain, done)
   for _ in range(src.integer(0, 2)):
@@ -1054,7 +1064,7 @@ def disguise(b: Builder, sub: Sub) -> Sub:
     return sub
   src = b.source
   name = src.choice(list(sub.weights))
-  return src.choice(DISGUISES)(b, sub, name) or sub
+  return src.choice(b.disguises)(b, sub, name) or sub
 
 
 def _stored(sub: Sub, name: str, weights, undo, piece: str) -> Sub:
@@ -1169,7 +1179,9 @@ def store_shorter(b: Builder, sub: Sub, name: str) -> Sub | None:
     return None
   axis = src.choice(axes)
   size = weight.shape[axis]
-  kinds = ['pad', 'zeros', 'update'] + ['tile', 'repeat'] * (size % 2 == 0)
+  kinds = ['pad', 'zeros', 'update']
+  if size % 2 == 0 and not b.once:
+    kinds += ['tile', 'repeat']
   kind = src.choice(kinds)
   short = size // 2 if kind in ('tile', 'repeat') else size - 1
   stored = weight.resize(axis, short, partial=False)
@@ -1472,6 +1484,11 @@ DISGUISES = [
 ]
 
 
+# Norms over several vectors make them depend on one another.
+ONCE_DISGUISES = [
+  d for d in DISGUISES if d not in (store_rescaled, store_gained, store_shared)
+]
+
 # Every piece by its name in `Program.pieces`.
 PIECES = (
   *_CONTRACT,
@@ -1496,9 +1513,9 @@ PIECES = (
 _NAMES = ('kernel', 'bias', 'embedding', 'scale', 'weight', 'query', 'out')
 
 
-def build(source: Source) -> Program:
+def build(source: Source, once: bool = False) -> Program:
   """One program."""
-  b = Builder(source)
+  b = Builder(source, once)
   x = jax.ShapeDtypeStruct(
     tuple(b.size() for _ in range(source.integer(1, 3))), jnp.float32
   )
@@ -1515,7 +1532,8 @@ def build(source: Source) -> Program:
   def forward(params, x):
     return sub.apply({name: params[names[name]] for name in sub.weights}, x)
 
-  form = source.choice(['forward', 'forward', 'loss', 'gradient'])
+  forms = ['forward', 'forward', 'loss', 'gradient']
+  form = 'forward' if once else source.choice(forms)
   if form == 'gradient' and not sub.reverse:
     form = 'loss'
   return Program(
@@ -1538,9 +1556,9 @@ _FORMS = {
 }
 
 
-def from_seed(seed: int) -> Program:
+def from_seed(seed: int, once: bool = False) -> Program:
   """The program of a seed."""
-  return build(Source(random.Random(seed).randint))
+  return build(Source(random.Random(seed).randint), once)
 
 
 @st.composite
