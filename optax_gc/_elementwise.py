@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from optax_gc import _jaxpr, _ledger, _views
+from optax_gc._uses import Force, Use
 from optax_gc._views import Value, View
 
 _ADDITIVE = frozenset(
@@ -43,12 +44,14 @@ def elementwise_rule(equation, values, ledger):
 
 
 def _spread(value: Value, atom: Any, shape: Sequence[int]) -> Value:
-  """Gives a scalar operand the rank of the result."""
-  if not shape or _jaxpr.shape(atom):
+  """Gives an operand the shape of the result: scalars and axes of size one."""
+  before = _jaxpr.shape(atom)
+  if before == tuple(shape) or (value.bare and before):
     return value
-  dims = _views.foreign_dims(shape)
-  views = tuple(v._replace(dims=dims) for v in value.views)
-  return Value(value.data, views, frozenset(range(len(shape))), value.lost)
+  where = range(len(before))
+  return _views.map_dims(
+    value, before, lambda dims: _views.broadcast(dims, shape, where)
+  )
 
 
 def _combine(name: str, values: Sequence[Value]) -> Value:
@@ -102,21 +105,23 @@ def _elementwise_data(equation, values, ledger):
   """An elementwise function with at least one operand that depends on data."""
   name = equation.primitive.name
   uniform = frozenset.intersection(*(v.uniform for v in values))
-  views = []
+  views: list[View] = []
   rest = []
   for k, value in enumerate(values):
     others = [*values[:k], *values[k + 1 :]]
-    kept: list[View] = []
     dropped: list[View] = []
     for view in value.views:
       after = _follow(equation, k, value, view, others, ledger)
-      (kept if after else dropped).append(after or view)
-    views += kept
+      (dropped if after is None else views).append(after or view)
     rest.append(value._replace(views=tuple(dropped)))
-  _ledger.meet(
-    equation, rest, ledger, _MEETINGS.get(name, f'meets activations in {name}')
-  )
-  return [Value(True, tuple(views), uniform)]
+  what = _MEETINGS.get(name, f'meets activations in {name}')
+  _ledger.meet(equation, rest, ledger, what)
+  sums: frozenset[int] = frozenset()
+  if name in _ADDITIVE:
+    for value in values:
+      ledger.add(sums, value.sums)
+      sums |= value.sums
+  return [Value(True, tuple(views), uniform, sums=sums)]
 
 
 def _follow(equation, position, value, view, others, ledger) -> View | None:
@@ -124,22 +129,48 @@ def _follow(equation, position, value, view, others, ledger) -> View | None:
   name = equation.primitive.name
   if view.product is not None:
     scalars = all(not o.data and o.plain and _scalar(o, view) for o in others)
-    linear = name in _ADDITIVE | _MULTIPLICATIVE
-    return view if linear and scalars else None
+    return view if name in _ADDITIVE | _MULTIPLICATIVE and scalars else None
   if value.data and not any(o.data or o.views for o in others):
     return view  # A constant function of entries that data picked.
-  own = {i for i, dim in enumerate(view.dims) if _views.axes_of((dim,))}
   if name == 'mul' or (name == 'div' and position == 0):
-    if own and all(own <= o.uniform for o in others if o.data):
-      return view._replace(picked=view.picked or name)
-    if not value.data and name == 'mul':
-      return ledger.begin_product(equation, view)
+    return _multiplied(equation, value, view, others, ledger)
   if name in _ADDITIVE and (value.data or all_picked(others)):
     if not value.data:
-      what = _MEETINGS.get(name, name)
-      _ledger.note_meeting(equation, view, ledger, what)
+      _ledger.note_meeting(equation, view, ledger, _MEETINGS.get(name, name))
     return view._replace(picked='sum') if all_picked(others) else None
   return None
+
+
+def _multiplied(equation, value, view, others, ledger) -> View | None:
+  """The view of a leaf that data multiplies.
+
+  Data that is constant along the leaf's axes rescales it, and a rescaled weight
+  is still a weight. Other data makes it a scale or half of a contraction.
+  """
+  name = equation.primitive.name
+  own = {i for i, dim in enumerate(view.dims) if _views.axes_of((dim,))}
+  uniform = frozenset.intersection(
+    frozenset(own), *(o.uniform for o in others if o.data)
+  )
+  if own and own == uniform:
+    return view._replace(picked=view.picked or name)
+  if name != 'mul' or not own or all_picked(others):
+    return None
+  dims = tuple(
+    tuple(f._replace(shared=bool(f.axes)) for f in dim)
+    if i not in uniform
+    else dim
+    for i, dim in enumerate(view.dims)
+  )
+  base = None
+  if not value.data or view.picked in _ledger.RESCALED:
+    base = Use(Force.NONE, _MEETINGS[name])
+    if view.free or _views.bound_of(view.dims):
+      base = Use(
+        Force.UNCLEAR, 'multiplied by no data, then scales activations'
+      )
+  view = view._replace(dims=dims)
+  return ledger.begin_product(equation, view, base)
 
 
 def _scalar(value: Value, view: View) -> bool:

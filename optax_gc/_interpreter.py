@@ -43,11 +43,11 @@ def read(
     for atom, value in zip(program.inputs, values, strict=True)
   ]
   results = reader.run(jaxpr, values, (), False)
-  reader.ledger.close(results)
+  uses = reader.ledger.close(results)
   return {
     leaf: _uses.judge(
       shape,
-      reader.ledger.uses.get(leaf, ()),
+      uses.get(leaf, ()),
       leaf in reader.ledger.reached,
     )
     for leaf, shape in zip(leaves, shapes, strict=True)
@@ -182,7 +182,8 @@ class _Reader:
     while True:
       carry, output = step(seen[-1])
       outputs.append(output)
-      carry = list(carry)
+      # What one iteration adds up is not added to the next one's.
+      carry = [v._replace(sums=frozenset(), after=frozenset()) for v in carry]
       if carry in seen:
         return seen[seen.index(carry) :], outputs
       if len(seen) >= _MAX_PASSES:

@@ -64,6 +64,11 @@ def is_literal(atom: Any) -> bool:
   return isinstance(atom, jex_core.Literal)
 
 
+def literal(atom: Any) -> int | None:
+  """The whole number written into the program, if it is one."""
+  return int(atom.val) if is_literal(atom) else None
+
+
 def shape(atom: Any) -> tuple[int, ...]:
   """The shape of a variable or literal; () for tokens and references."""
   return tuple(getattr(atom.aval, 'shape', ()))

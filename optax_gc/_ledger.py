@@ -1,7 +1,7 @@
 """Where the rules write down what happens to leaves."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from optax_gc import _jaxpr, _views
 from optax_gc._uses import Force, Use
@@ -13,13 +13,30 @@ Equation = _jaxpr.Equation
 RESCALED = ('mul', 'div')
 
 
+class Product(NamedTuple):
+  """A product of a leaf and data that a sum may yet make a contraction of.
+
+  Attributes:
+    base: What it says without the sum, if anything.
+    sums: What it says by each of the sums that take it.
+    others: Whether anything but a sum takes it.
+  """
+
+  base: Use | None
+  sums: list[Use]
+  others: list[Equation]
+
+
 class Ledger:
   """Collects the uses of every leaf while a program is read."""
 
   def __init__(self):
-    self.uses: dict[int, dict[Use, None]] = {}
     self.reached: set[int] = set()
-    self._products: dict[Any, list[Use]] = {}
+    self._uses: dict[int, dict[Use, None]] = {}
+    self._products: dict[Any, Product] = {}
+    self._tokens: dict[tuple[int, int], int] = {}
+    self._parents: list[int] = []
+    self._needs: list[frozenset[int]] = []
     self._path: tuple[str, ...] = ()
     self._backward = False
 
@@ -27,49 +44,101 @@ class Ledger:
     """Says in which scopes the next equations are."""
     self._path, self._backward = path, backward
 
-  def note(
-    self, equation: Equation, leaf: int, force: Force, what: str, **details: Any
-  ) -> None:
+  def note(self, equation: Equation, leaf: int, use: Use) -> None:
     """Writes down one use of a leaf."""
-    use = self._use(equation, force, what, **details)
-    self.uses.setdefault(leaf, {})[use] = None
+    self._uses.setdefault(leaf, {})[self._placed(equation, use)] = None
 
-  def begin_product(self, equation: Equation, view: View) -> View:
-    """The view of a leaf that data has just multiplied elementwise.
+  def note_part(
+    self, equation: Equation, leaf: int, use: Use, needs: frozenset[int]
+  ) -> int:
+    """Writes down a contraction of a part of an axis.
 
-    Whether that is a scale or half of a contraction is seen when the products
-    are used: a sum over the leaf's own axes makes it a contraction.
+    Args:
+      equation: Where it happens.
+      leaf: The leaf.
+      use: The use.
+      needs: Contractions of parts that the data in it depends on.
+
+    Returns:
+      A token for its result, to see what that is added to.
     """
-    key = (view.leaf, id(equation))
-    self._products.setdefault(key, [])
+    key = (leaf, id(equation))
+    if key not in self._tokens:
+      self._tokens[key] = len(self._parents)
+      self._parents.append(len(self._parents))
+      self._needs.append(frozenset())
+    token = self._tokens[key]
+    self._needs[token] |= needs
+    self.note(equation, leaf, use._replace(group=token))
+    return token
+
+  def add(self, one: frozenset[int], other: frozenset[int]) -> None:
+    """Two sums of contractions of parts are added.
+
+    They are one contraction of a whole unless one is a layer on the other's
+    result.
+    """
+    leaves = {token: leaf for (leaf, _), token in self._tokens.items()}
+    for a in one:
+      for b in other:
+        if leaves[a] != leaves[b]:
+          continue
+        if a not in self._needs[b] and b not in self._needs[a]:
+          self._parents[self._root(a)] = self._root(b)
+
+  def begin_product(
+    self, equation: Equation, view: View, base: Use | None
+  ) -> View:
+    """The view of a leaf in a product with data.
+
+    Whether that is a scale or half of a contraction is seen when the product
+    is used: a sum over axes that data runs along too makes it a contraction.
+    """
+    key = (view, id(equation))
+    if base is not None:
+      base = self._placed(equation, base)
+    self._products.setdefault(key, Product(base, [], []))
     return view._replace(product=key)
 
+  def base(self, view: View) -> Use | None:
+    """What a view's product says without a sum."""
+    return self._products[view.product].base
+
   def end_product(
-    self, equation: Equation, view: View, force: Force, what: str, **details
+    self, equation: Equation, view: View, use: Use | None = None
   ) -> None:
-    """Says what became of such a product at one of its uses."""
-    use = self._use(equation, force, what, **details)
-    self._products[view.product].append(use)
+    """Says what became of such a product: a contraction, or None for other."""
+    product = self._products[view.product]
+    if use is None:
+      product.others.append(equation)
+    else:
+      product.sums.append(self._placed(equation, use))
 
-  def close(self, results: Iterable[Value]) -> None:
-    """Decides what the elementwise products were, at the program's end."""
-    for value in results:
-      for view in value.views:
-        if view.product is not None:
-          self._products[view.product].append(_SCALES)
-    for (leaf, _), outcomes in self._products.items():
-      scaled = [use for use in outcomes if use.force != Force.DATA]
-      for use in scaled or outcomes or [_SCALES]:
-        self.uses.setdefault(leaf, {})[use] = None
+  def close(self, results: Iterable[Value]) -> dict[int, list[Use]]:
+    """Ends the program, of which the results are given: all uses by leaf."""
+    returned = {view.product for v in results for view in v.views}
+    for key, (base, sums, others) in self._products.items():
+      found = [] if base is None else [base]
+      if sums and not others and key not in returned:
+        found = sums
+      leaf = key[0].leaf
+      self._uses.setdefault(leaf, {}).update(dict.fromkeys(found))
+    return {
+      leaf: [u._replace(group=self._root(u.group)) for u in uses]
+      for leaf, uses in self._uses.items()
+    }
 
-  def _use(self, equation, force, what, **details) -> Use:
+  def _root(self, token: int) -> int:
+    while token >= 0 and self._parents[token] != token:
+      token = self._parents[token]
+    return token
+
+  def _placed(self, equation: Equation, use: Use) -> Use:
     path = '/'.join((*self._path, *_jaxpr.scopes(equation)))
-    backward = self._backward or _jaxpr.is_backward(equation)
-    sentence = f'{what}, {path}' if path else what
-    return Use(force, sentence, backward=backward, **details)
-
-
-_SCALES = Use(Force.NONE, 'scales activations')
+    return use._replace(
+      sentence=f'{use.sentence}, {path}' if path else use.sentence,
+      backward=self._backward or _jaxpr.is_backward(equation),
+    )
 
 
 def plain(equation: Equation, values: Iterable[Value]) -> list[Value]:
@@ -99,7 +168,7 @@ def lose(
     note_lost(equation, value, ledger)
     for view in value.views:
       if not value.data:
-        ledger.note(equation, view.leaf, force, why)
+        ledger.note(equation, view.leaf, Use(force, why))
   consume(equation, values, ledger)
   return plain(equation, values)
 
@@ -107,7 +176,7 @@ def lose(
 def note_lost(equation: Equation, value: Value, ledger: Ledger) -> None:
   """Leaves that were lost on the way to here meet data."""
   for leaf, reason, force in sorted(value.lost):
-    ledger.note(equation, leaf, Force(force), reason)
+    ledger.note(equation, leaf, Use(Force(force), reason))
 
 
 def consume(
@@ -117,7 +186,7 @@ def consume(
   for value in values:
     for view in value.views:
       if view.product is not None:
-        ledger.end_product(equation, view, Force.NONE, 'scales activations')
+        ledger.end_product(equation, view)
 
 
 def meet(
@@ -135,8 +204,7 @@ def meet(
 
 def note_meeting(equation, view, ledger, what):
   """A leaf joins activations; unclear after a product that may be a layer."""
+  use = Use(Force.NONE, what)
   if view.free or _views.bound_of(view.dims):
-    what = f'multiplied by no data, then {what}'
-    ledger.note(equation, view.leaf, Force.UNCLEAR, what)
-  else:
-    ledger.note(equation, view.leaf, Force.NONE, what)
+    use = Use(Force.UNCLEAR, f'multiplied by no data, then {what}')
+  ledger.note(equation, view.leaf, use)

@@ -1,14 +1,13 @@
 """Primitives that rearrange entries: reshapes, slices, gathers, stacks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import functools
 import math
-from typing import Any
 
 from optax_gc import _elementwise, _jaxpr, _ledger, _views
 from optax_gc._ledger import Ledger
-from optax_gc._uses import Force
-from optax_gc._views import Dims, Factor, Loop, Value
+from optax_gc._uses import Force, Use
+from optax_gc._views import Dims, Factor, Value, View
 
 
 def _reshape(params, before, after):
@@ -87,45 +86,41 @@ resize_rule = _layout(_same)
 all_gather_rule = _layout(_gathered)
 
 
+def _rev(params, before, after):
+  del before, after
+  return lambda dims: tuple(
+    _views.reverse(dim) if i in params['dimensions'] else dim
+    for i, dim in enumerate(dims)
+  )
+
+
+rev_rule = _layout(_rev)
+
+
 def _sliced(
   value: Value,
   shape: Sequence[int],
-  starts: Sequence[Any],
+  starts: Sequence[int | None],
   sizes: Sequence[int],
-  strides: Sequence[int],
+  strides: Sequence[int] | None = None,
 ) -> Value:
-  """A box cut out of a value; a start that is no int is not known."""
-
-  def one(dim, start, size, stride):
-    if not isinstance(start, int):
-      start, stride = 1, stride if len(dim) == 1 else 0
-    return _views.cut(dim, start, size, stride)
+  """A box cut out of a value; a start that is None is not known."""
+  strides = strides or (1,) * len(shape)
 
   def change(dims):
-    return tuple(map(one, dims, starts, sizes, strides))
+    cuts = tuple(map(_views.cut, dims, starts, sizes, strides))
+    return None if None in cuts else cuts
 
-  def keep(view):
-    after = change(view.dims)
-    indexed = {
-      (axis, start)
-      for dim, cut, start in zip(view.dims, after, starts, strict=True)
-      if dim != cut
-      for axis in _views.axes_of((dim,))
-      if all(f.size == 1 for f in cut if axis in f.axes)
-    }
-    return view.peeled | indexed
-
-  return _views.map_dims(value, shape, change, keep)
+  return _views.map_dims(value, shape, change)
 
 
 def slice_rule(equation, values, ledger):
   del ledger
   params = equation.params
   shape = _jaxpr.shape(equation.invars[0])
-  strides = params['strides'] or (1,) * len(shape)
   sizes = _jaxpr.shape(equation.outvars[0])
   starts = params['start_indices']
-  return [_sliced(values[0], shape, starts, sizes, strides)]
+  return [_sliced(values[0], shape, starts, sizes, params['strides'])]
 
 
 def split_rule(equation, values, ledger):
@@ -136,7 +131,7 @@ def split_rule(equation, values, ledger):
   for size in equation.params['sizes']:
     starts = [start if i == axis else 0 for i in range(len(shape))]
     sizes = [size if i == axis else n for i, n in enumerate(shape)]
-    results.append(_sliced(values[0], shape, starts, sizes, (1,) * len(shape)))
+    results.append(_sliced(values[0], shape, starts, sizes))
     start += size
   return results
 
@@ -145,54 +140,61 @@ def unstack_rule(equation, values, ledger):
   del ledger
   shape = _jaxpr.shape(equation.invars[0])
   axis = equation.params['axis'] % len(shape)
-  return [peel(values[0], shape, axis, i) for i in range(len(equation.outvars))]
+  sizes = [1 if i == axis else n for i, n in enumerate(shape)]
+  results = []
+  for index in range(len(equation.outvars)):
+    starts = [index if i == axis else 0 for i in range(len(shape))]
+    entry = _sliced(values[0], shape, starts, sizes)
+    results.append(peel(entry, sizes, axis))
+  return results
 
 
-def peel(value: Value, shape: Sequence[int], dim: int, origin: Any) -> Value:
-  """One entry along a dimension; `origin` tells entries apart."""
+def peel(
+  value: Value,
+  shape: Sequence[int],
+  dim: int,
+  loop: _views.Loop | None = None,
+) -> Value:
+  """One entry along a dimension, or every entry in turn in a loop."""
+  after = _views.map_dims(
+    value, shape, lambda dims: dims[:dim] + dims[dim + 1 :], summed=True
+  )
+  views = [
+    new._replace(
+      peeled=new.peeled
+      | {_views.Peeled(f, loop) for f in old.dims[dim] if f.axes}
+    )
+    for old, new in zip(value.views, after.views, strict=True)
+  ]
+  return after._replace(views=tuple(views))
 
-  def change(dims):
-    return dims[:dim] + dims[dim + 1 :]
 
-  def keep(view):
-    gone = _views.axes_of((view.dims[dim],))
-    return view.peeled | {(axis, origin) for axis in gone}
-
-  return _views.map_dims(value, shape, change, keep)
-
-
-def put_back(value: Value, dim: int, size: int, origin: Any) -> Value:
-  """Stacks what was peeled off under the same origin; undoes `peel`."""
+def put_back(
+  value: Value, dim: int, size: int, loop: _views.Loop | None = None
+) -> Value:
+  """Stacks what a loop peeled off; undoes `peel`. Or adds a dimension."""
 
   def restore(view):
-    axes = frozenset(a for a, o in view.peeled if o == origin)
-    dims = (*view.dims[:dim], (Factor(size, axes),), *view.dims[dim:])
-    peeled = frozenset(p for p in view.peeled if p[1] != origin)
-    return view._replace(dims=dims, peeled=peeled)
+    entries = {p for p in view.peeled if loop is not None and p.loop == loop}
+    factors = tuple(p.factor for p in entries)
+    if math.prod(f.size for f in factors) != size or not factors:
+      factors = (_views.blend(factors, size),)
+    dims = (*view.dims[:dim], factors, *view.dims[dim:])
+    return view._replace(dims=dims, peeled=view.peeled - entries)
 
   uniform = frozenset(i + (i >= dim) for i in value.uniform)
-  return Value(
-    value.data, tuple(map(restore, value.views)), uniform, value.lost
-  )
+  return value._replace(views=tuple(map(restore, value.views)), uniform=uniform)
 
 
 def dynamic_slice_rule(equation, values, ledger):
   operand, *indices = values
   shape = _jaxpr.shape(equation.invars[0])
-  starts = [
-    _start(atom, id(equation), i) for i, atom in enumerate(equation.invars[1:])
-  ]
   sizes = equation.params['slice_sizes']
-  result = _sliced(operand, shape, starts, sizes, (1,) * len(shape))
+  starts = [_jaxpr.literal(atom) for atom in equation.invars[1:]]
+  result = _sliced(operand, shape, starts, sizes)
   if any(index.data for index in indices):
     result = _look_up(equation, result, ledger)
   return [result]
-
-
-def _start(atom: Any, origin: Any, position: int) -> Any:
-  if _jaxpr.is_literal(atom):
-    return int(atom.val)
-  return Loop((origin, position))
 
 
 def _look_up(equation, value: Value, ledger: Ledger) -> Value:
@@ -200,7 +202,7 @@ def _look_up(equation, value: Value, ledger: Ledger) -> Value:
   what = f'looked up by {equation.primitive.name}'
   if not value.data:
     for view in value.views:
-      ledger.note(equation, view.leaf, Force.NONE, what)
+      ledger.note(equation, view.leaf, Use(Force.NONE, what))
   return _elementwise.chosen(value, equation.primitive.name)
 
 
@@ -210,57 +212,56 @@ def gather_rule(equation, values, ledger):
     return _ledger.plain(equation, values)
   if operand.data:
     return _ledger.meet(equation, values, ledger, 'looked up by gather')
-  shape = _jaxpr.shape(equation.invars[0])
-  index_shape = _jaxpr.shape(equation.invars[1])
-  after = _jaxpr.shape(equation.outvars[0])
-  numbers = equation.params['dimension_numbers']
-  sizes = equation.params['slice_sizes']
   change = functools.partial(
-    _gather_dims, numbers, sizes, index_shape, after, not indices.data
+    _gather_dims,
+    equation.params['dimension_numbers'],
+    equation.params['slice_sizes'],
+    _jaxpr.shape(equation.invars[0]),
+    _jaxpr.shape(equation.invars[1]),
+    _jaxpr.shape(equation.outvars[0]),
+    not indices.data,
   )
-  indexed = {
-    d for d in numbers.start_index_map if sizes[d] != shape[d] or shape[d] == 1
-  }
-
-  def keep(view):
-    gone = _views.axes_of(_views.pick(view.dims, sorted(indexed)))
-    left = _views.axes_of(change(view.dims))
-    origin = Loop(id(equation))
-    return view.peeled | {(axis, origin) for axis in gone - left}
-
-  result = _views.map_dims(operand, shape, change, keep)
+  shape = _jaxpr.shape(equation.invars[0])
+  loop = _views.Loop(id(equation))
+  result = _views.map_dims(operand, shape, change, loop=loop)
+  result = result._replace(uniform=frozenset())
   return [_look_up(equation, result, ledger) if indices.data else result]
 
 
-def _gather_dims(numbers, sizes, index_shape, after, constant, dims) -> Dims:
+def _gather_dims(numbers, sizes, before, index_shape, after, fixed, dims):
   batched = list(numbers.operand_batching_dims)
-  window = [
-    d
-    for d in range(len(dims))
-    if d not in numbers.collapsed_slice_dims and d not in batched
-  ]
-  picked = [
-    f
-    for d in numbers.start_index_map
-    if sizes[d] != sum(f.size for f in dims[d][:1]) or len(dims[d]) > 1
-    for f in dims[d]
-  ]
+  hidden = {*numbers.collapsed_slice_dims, *batched}
+  window = [d for d in range(len(dims)) if d not in hidden]
   offsets = dict(zip(numbers.offset_dims, window, strict=True))
+  indexed = [
+    d
+    for d in numbers.start_index_map
+    if sizes[d] != before[d] or d in numbers.collapsed_slice_dims
+  ]
   index_dims = iter(range(len(index_shape) - 1))
   out = []
   for i, size in enumerate(after):
     if i in offsets:
-      out.append(_views.cut(dims[offsets[i]], 0, size, 0))
+      out.append(_views.cut(dims[offsets[i]], None, size))
       continue
     k = next(index_dims)
     if k in numbers.start_indices_batching_dims:
       position = list(numbers.start_indices_batching_dims).index(k)
       out.append(dims[batched[position]])
-    elif constant and size > 1:
-      out.append((_views.blend(picked, size),))
+    elif fixed and size > 1:
+      out.append(_chosen(_views.pick(dims, indexed), size))
     else:
       out.append((Factor(size),))
   return tuple(out)
+
+
+def _chosen(dims: Dims, size: int) -> _views.Dim:
+  """Entries that constant indices choose: of as many, all in other order."""
+  factors = tuple(f for dim in dims for f in dim)
+  mixed = _views.blend(factors, size)
+  if mixed.axes and size != math.prod(f.size for f in factors):
+    mixed = mixed._replace(part=None)
+  return (mixed,)
 
 
 def concatenate_rule(equation, values, ledger):
@@ -270,7 +271,7 @@ def concatenate_rule(equation, values, ledger):
 
 def stack_rule(equation, values, ledger):
   along = equation.params['axis'] % len(_jaxpr.shape(equation.outvars[0]))
-  lifted = [put_back(value, along, 1, None) for value in values]
+  lifted = [put_back(value, along, 1) for value in values]
   return _joined(equation, lifted, ledger, along)
 
 
@@ -282,44 +283,94 @@ def _joined(equation, values, ledger, along):
       equation, values, ledger, f'joined with activations by {name}'
     )
   total = _jaxpr.shape(equation.outvars[0])[along]
-  restored = _entries_apart(values, along)
-
-  def lengthen(view):
-    dim = _views.grow(view.dims[along], 0, total)
-    axes = restored.get(view.leaf)
-    if axes:
-      dim = (Factor(total, axes),)
-    dims = (*view.dims[:along], dim, *view.dims[along + 1 :])
-    peeled = frozenset(p for p in view.peeled if p[0] not in (axes or ()))
-    return view._replace(dims=dims, peeled=peeled)
-
+  sizes = [1] * len(values)
+  if name == 'concatenate':
+    sizes = [_jaxpr.shape(atom)[along] for atom in equation.invars]
+  views: list[View] = []
+  offset = 0
+  for value, size in zip(values, sizes, strict=True):
+    for view in value.views:
+      dims = list(view.dims)
+      dims[along] = _views.grow(dims[along], offset, total)
+      views.append(view._replace(dims=tuple(dims)))
+    offset += size
   parts = [
-    value._replace(
-      views=tuple(map(lengthen, value.views)),
-      uniform=value.uniform - {along},
-    )
+    value._replace(views=(), uniform=value.uniform - {along})
     for value in values
   ]
-  result = _views.merge(parts)
+  views = [v for group in _by_leaf(views) for v in _reunite(group, along)]
+  result = _views.merge(parts)._replace(views=_views.distinct(views))
   return [_elementwise.chosen(result, name) if result.data else result]
 
 
-def _entries_apart(values, along) -> dict[int, frozenset[int]]:
-  """Axes that were taken apart by indices and are stacked again here."""
-  origins: dict[int, dict[int, set[Any]]] = {}
-  whole = set()
-  for value in values:
-    for view in value.views:
-      if _views.axes_of((view.dims[along],)):
-        whole.add(view.leaf)
-      for axis, origin in view.peeled:
-        found = origins.setdefault(view.leaf, {}).setdefault(axis, set())
-        found.add(origin)
-  return {
-    leaf: frozenset(axis for axis, found in axes.items() if len(found) > 1)
-    for leaf, axes in origins.items()
-    if leaf not in whole
+def _by_leaf(views: Iterable[View]) -> Iterable[list[View]]:
+  groups: dict[int, list[View]] = {}
+  for view in views:
+    groups.setdefault(view.leaf, []).append(view)
+  return groups.values()
+
+
+def _reunite(views: list[View], along: int) -> list[View]:
+  """Pieces of one leaf that are joined again along a dimension.
+
+  They are slices of one axis, or entries that indices took off one or more.
+  """
+  if len(views) < 2 or len({_without(view, along) for view in views}) > 1:
+    return views
+  pieces = [_piece(view, along) for view in views]
+  axes = {
+    axis
+    for axis in pieces[0]
+    if all(axis in p for p in pieces) and len({p[axis] for p in pieces}) > 1
   }
+  if not axes:
+    return views
+  factors = [tuple(piece[axis] for axis in sorted(axes)) for piece in pieces]
+  united = _unite(factors, views[0].dims[along][0].size)
+  if united is None:
+    return views
+  dims = (*views[0].dims[:along], (united,), *views[0].dims[along + 1 :])
+  peeled = frozenset.intersection(*(view.peeled for view in views))
+  return [views[0]._replace(dims=dims, peeled=peeled)]
+
+
+def _without(view: View, along: int) -> View:
+  """What all pieces of one array have in common."""
+  dims = (*view.dims[:along], *view.dims[along + 1 :])
+  return view._replace(dims=dims, peeled=frozenset())
+
+
+def _piece(view: View, along: int) -> dict[int, Factor]:
+  """The factor of every axis that tells this piece from the others."""
+  dim = view.dims[along]
+  factors: _views.Dim = dim if len(dim) == 1 else ()
+  if not _views.axes_of((dim,)):
+    factors = tuple(p.factor for p in view.peeled if not p.varies)
+  return {
+    next(iter(f.axes)): f._replace(size=0, placed=None)
+    for f in factors
+    if len(f.axes) == 1 and f.ordered and f.part is not None
+  }
+
+
+def _unite(pieces: list[tuple[Factor, ...]], size: int) -> Factor | None:
+  """One factor made of all pieces; None if some indices are missing."""
+  if len(pieces[0]) == 1:
+    parts = [piece[0].part for piece in pieces]
+    indices = [index for part in parts for index in part or ()]
+    first = pieces[0][0]
+    if set(indices) != set(range(first.extent)):
+      return None
+    part = _views.progression(indices)
+    ordered = part is not None and len(part) == size
+    part = part if ordered else range(first.extent)
+    return first._replace(size=size, part=part, ordered=ordered)
+  entries = {tuple(f.part for f in piece) for piece in pieces}
+  if len(entries) != math.prod(f.extent for f in pieces[0]):
+    return None
+  return _views.blend(
+    [f._replace(part=range(f.extent)) for f in pieces[0]], size
+  )
 
 
 def pad_rule(equation, values, ledger):
@@ -333,7 +384,7 @@ def pad_rule(equation, values, ledger):
   def one(dim, edges, size):
     low, _, interior = edges
     if interior or low < 0 or size < math.prod(f.size for f in dim):
-      return _views.fit((dim,), (size,))[0]
+      return _views.cut(dim, None, size)
     return _views.grow(dim, low, size)
 
   result = _views.map_dims(
@@ -349,8 +400,18 @@ def dynamic_update_slice_rule(equation, values, ledger):
     return _ledger.meet(equation, values, ledger, 'written into activations')
   after = _jaxpr.shape(equation.outvars[0])
   shape = _jaxpr.shape(equation.invars[1])
-  put = _views.map_dims(update, shape, lambda dims: _views.fit(dims, after))
+  put = _views.map_dims(update, shape, lambda dims: _embedded(dims, after))
   return [_views.merge([operand, put])._replace(uniform=frozenset())]
+
+
+def _embedded(dims, after) -> Dims:
+  """Dimensions inside longer ones, at unknown places."""
+  return tuple(
+    dim
+    if size == math.prod(f.size for f in dim)
+    else (_views.blend(dim, size),)
+    for dim, size in zip(dims, after, strict=True)
+  )
 
 
 def scatter_rule(equation, values, ledger):
@@ -376,7 +437,7 @@ def _scatter_dims(numbers, after, dims) -> Dims:
   for i, size in enumerate(after):
     if i not in skipped:
       dim = dims[next(windows)]
-      out.append(_views.grow(dim, 0, size))
+      out.append(_embedded((dim,), (size,))[0])
     elif any(f.axes for f in factors):
       out.append((_views.blend(factors, size),))
     else:

@@ -40,8 +40,9 @@ _NAMES: dict[Rule, str] = {
   _rearrange.squeeze_rule: 'squeeze',
   _rearrange.broadcast_rule: 'broadcast_in_dim',
   _rearrange.tile_rule: 'tile',
+  _rearrange.rev_rule: 'rev',
   _rearrange.resize_rule: """
-    rev ppermute all_to_all reduce_scatter psum_scatter""",
+    ppermute all_to_all reduce_scatter psum_scatter""",
   _rearrange.all_gather_rule: """
     all_gather all_gather_invariant all_gather_reduced""",
   _rearrange.slice_rule: 'slice',
@@ -83,9 +84,12 @@ def apply(
   rule = _RULES.get(equation.primitive.name)
   if rule is None:
     return None
-  bare = all(v.plain and not v.uniform for v in values)
-  if bare and rule not in _INFORMATIVE:
+  if all(v.bare for v in values) and rule not in _INFORMATIVE:
     return _ledger.plain(equation, values)
   for value in values:
     ledger.reached.update(view.leaf for view in value.views)
-  return rule(equation, values, ledger)
+  results = rule(equation, values, ledger)
+  after = frozenset().union(*(v.after for v in values))
+  if not after:
+    return results
+  return [r._replace(after=r.after | after) for r in results]

@@ -6,6 +6,10 @@ from typing import NamedTuple
 
 from optax_gc._views import NO_AXES, Axes
 
+# The indices contracted of every axis that is not contracted as a whole; None
+# where they are not known.
+Parts = tuple[tuple[int, range | None], ...]
+
 
 class Force(enum.IntEnum):
   """How much a use says about a leaf's axes; the strongest decides."""
@@ -27,6 +31,8 @@ class Use(NamedTuple):
     kept: The axes that number its outputs.
     split: Pairs (axis, number of indices contracted) of axes only a part of
       which is contracted.
+    parts: The indices contracted of axes of which some are missing.
+    group: Uses with parts whose results are added have the same number.
     convolution: Whether the leaf is a convolution's kernel in it.
     backward: Whether it is part of a gradient that the program computes.
   """
@@ -36,6 +42,8 @@ class Use(NamedTuple):
   axes: Axes = NO_AXES
   kept: Axes = NO_AXES
   split: tuple[tuple[int, int], ...] = ()
+  parts: Parts = ()
+  group: int = -1
   convolution: bool = False
   backward: bool = False
 
@@ -93,8 +101,9 @@ def _contraction(
   shape: Sequence[int], uses: list[Use], others: list[Use]
 ) -> Verdict:
   for use in uses:
-    if use.split:
-      axis, size = min(use.split)
+    missing = _missing(shape, use, uses)
+    if missing is not None:
+      axis, size = missing
       part = 'half' if 2 * size == shape[axis] else 'part'
       sentence = f'{part} of axis {axis} is contracted: {use.sentence}'
       return _none(sentence, resolved=False)
@@ -115,6 +124,26 @@ def _contraction(
     sentence,
     convolution=any(use.convolution for use in uses),
   )
+
+
+def _missing(
+  shape: Sequence[int], use: Use, uses: list[Use]
+) -> tuple[int, int] | None:
+  """An axis that a use contracts in part, and how much of it; or None.
+
+  Slices of one axis that meet different inputs and whose results are added
+  make up one weight vector, as in ``x @ w[:n] + h @ w[n:]``.
+  """
+  if use.split:
+    return use.split[0]
+  for axis, _ in use.parts:
+    indices: set[int] = set()
+    for other in uses:
+      if other.group == use.group:
+        indices.update(dict(other.parts).get(axis) or ())
+    if axis < 0 or len(indices) < shape[axis]:
+      return max(axis, 0), len(indices)
+  return None
 
 
 def _none(reason: str, resolved: bool = True) -> Verdict:

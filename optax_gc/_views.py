@@ -17,9 +17,15 @@ class Factor(NamedTuple):
   """A factor of one dimension.
 
   Attributes:
-    size: Its number of indices.
+    size: Its number of positions.
     axes: The leaf's axes it runs over; none if it is foreign to the leaf. More
       than one if their indices cannot be told apart any more.
+    part: The indices of the axis that it, and the factors split from it, run
+      over; None if they are not known.
+    extent: The number of indices that the axis has.
+    ordered: Whether position i holds index ``part[i]``.
+    placed: The positions that hold the leaf, if others hold something else.
+    shared: In a product with data: whether data runs along it too.
     bound: Of a foreign factor that a product of two parameters brought in: the
       leaf's axes that were summed in that product. Summing over this factor
       with data sums over those axes with data.
@@ -30,9 +36,19 @@ class Factor(NamedTuple):
 
   size: int
   axes: Axes = NO_AXES
+  part: range | None = range(0)
+  extent: int = 0
+  ordered: bool = True
+  placed: range | None = None
+  shared: bool = False
   bound: Axes = NO_AXES
   constant: bool = False
   entangled: bool = False
+
+  @property
+  def whole(self) -> bool:
+    """Whether no index of the axis is missing."""
+    return self.part is not None and len(self.part) == self.extent
 
 
 Dim = tuple[Factor, ...]
@@ -45,14 +61,30 @@ class Loop(NamedTuple):
   key: Any
 
 
+class Peeled(NamedTuple):
+  """A factor that an index took away.
+
+  Attributes:
+    factor: The factor, at the entry that is left.
+    loop: What runs over the entries, or None for one fixed entry.
+  """
+
+  factor: Factor
+  loop: Loop | None = None
+
+  @property
+  def varies(self) -> bool:
+    """Whether other entries are taken away at the same place."""
+    return self.loop is not None or self.factor.part is None
+
+
 class View(NamedTuple):
   """One way in which one leaf enters a value.
 
   Attributes:
     leaf: The leaf's number.
     dims: For every dimension of the value, its factors.
-    peeled: Pairs (axis, origin) of axes that an index took away; two with the
-      same axis and different origins are different entries of that axis.
+    peeled: Factors that indices took away.
     free: Axes that were kept in a product with another parameter.
     picked: If data chose or rescaled the leaf's entries: by which primitive.
     product: If data multiplies the leaf elementwise: which product that is.
@@ -60,7 +92,7 @@ class View(NamedTuple):
 
   leaf: int
   dims: Dims
-  peeled: frozenset[tuple[int, Any]] = frozenset()
+  peeled: frozenset[Peeled] = frozenset()
   free: Axes = NO_AXES
   picked: str = ''
   product: Any = None
@@ -75,17 +107,26 @@ class Value(NamedTuple):
       a view only while data merely picked, rescaled or multiplied the leaf.
     uniform: Dimensions along which it is known to be constant.
     lost: Triples (leaf, reason, force) of leaves that entered it untraceably.
+    sums: Contractions of parts of axes of which it is the sum.
+    after: Contractions of parts of axes that it depends on.
   """
 
   data: bool
   views: tuple[View, ...] = ()
   uniform: frozenset[int] = frozenset()
   lost: frozenset[tuple[int, str, int]] = frozenset()
+  sums: frozenset[int] = frozenset()
+  after: frozenset[int] = frozenset()
 
   @property
   def plain(self) -> bool:
     """Whether no leaf is followed in it."""
     return not self.views and not self.lost
+
+  @property
+  def bare(self) -> bool:
+    """Whether only its dependence on data is known."""
+    return self.plain and not self.uniform and not self.after
 
 
 DATA = Value(True)
@@ -99,7 +140,9 @@ def leaf_value(leaf: int, shape: Sequence[int]) -> Value:
 
 def own_dims(shape: Sequence[int]) -> Dims:
   """Dimension i is axis i."""
-  return tuple((Factor(n, frozenset((i,))),) for i, n in enumerate(shape))
+  return tuple(
+    (Factor(n, frozenset((i,)), range(n), n),) for i, n in enumerate(shape)
+  )
 
 
 def foreign_dims(shape: Sequence[int]) -> Dims:
@@ -157,60 +200,84 @@ def broadcast(dims: Dims, shape: Sequence[int], where: Sequence[int]) -> Dims:
   return tuple(out)
 
 
-def cut(dim: Dim, start: int, size: int, stride: int = 1) -> Dim:
-  """A slice of one dimension, still made of the same axes."""
+def cut(dim: Dim, start: int | None, size: int, stride: int = 1) -> Dim | None:
+  """A slice of one dimension, at an unknown start if it is None.
+
+  Returns:
+    The factors left, or None if the slice holds nothing of the leaf.
+  """
   if size == _size(dim):
     return dim
   if len(dim) == 1:
-    return (dim[0]._replace(size=size),)
+    return _cut_factor(dim[0], start, size, stride)
   inner = math.prod(f.size for f in dim[1:])
-  if stride == 1 and inner and start % inner == 0 and size % inner == 0:
-    return (dim[0]._replace(size=size // inner), *dim[1:])
-  if stride == 1 and size and start // inner == (start + size - 1) // inner:
-    return (dim[0]._replace(size=1), *cut(dim[1:], start % inner, size))
-  return (blend(dim, size),)
+  if start is None or stride != 1 or not inner:
+    return (_some(dim, size),)
+  if start % inner == 0 and size % inner == 0:
+    outer = _cut_factor(dim[0], start // inner, size // inner, 1)
+    return None if outer is None else (*outer, *dim[1:])
+  if size and start // inner == (start + size - 1) // inner:
+    outer = _cut_factor(dim[0], start // inner, 1, 1)
+    rest = cut(dim[1:], start % inner, size)
+    return None if outer is None or rest is None else (*outer, *rest)
+  return (_some(dim, size),)
 
 
 def grow(dim: Dim, before: int, size: int) -> Dim:
   """One dimension embedded in a longer one."""
   if size == _size(dim):
     return dim
-  if len(dim) == 1:
-    return (dim[0]._replace(size=size),)
   inner = math.prod(f.size for f in dim[1:])
-  if inner and before % inner == 0 and size % inner == 0:
-    return (dim[0]._replace(size=size // inner), *dim[1:])
-  return (blend(dim, size),)
+  if not inner or before % inner or size % inner:
+    return (blend(dim, size),)
+  head = dim[0]
+  held = head.placed or range(head.size)
+  first = before // inner + held.start
+  placed = range(first, first + len(held))
+  return (head._replace(size=size // inner, placed=placed), *dim[1:])
 
 
 def fit(dims: Dims, shape: Sequence[int]) -> Dims:
   """The same dimensions at other sizes: what one device of several holds."""
-  return tuple(
-    grow(d, 0, n) if n > _size(d) else cut(d, 0, n)
-    for d, n in zip(dims, shape, strict=True)
-  )
+  return tuple(map(_rescale, dims, shape))
+
+
+def reverse(dim: Dim) -> Dim:
+  """One dimension back to front."""
+  if len(dim) > 1 or dim[0].placed or dim[0].part is None:
+    return tuple(f._replace(ordered=False, placed=None) for f in dim)
+  return (dim[0]._replace(part=dim[0].part[::-1]),)
 
 
 def map_dims(
   value: Value,
   shape: Sequence[int],
-  change: Callable[[Dims], Dims],
-  keep: Callable[[View], frozenset[tuple[int, Any]]] = lambda v: v.peeled,
+  change: Callable[[Dims], Any],
+  *,
+  loop: Loop | None = None,
+  summed: bool = False,
 ) -> Value:
   """Applies a rearrangement of dimensions to every view of a value.
 
   Args:
     value: The value before.
     shape: Its shape before.
-    change: What happens to the dimensions.
-    keep: The axes that have been peeled off a view afterwards.
+    change: What happens to the dimensions; it returns None if nothing of the
+      leaf is left.
+    loop: What runs over the axes that disappear, if anything does.
+    summed: Whether axes that disappear are summed and not indexed.
 
   Returns:
     The value after.
   """
-  views = tuple(
-    v._replace(dims=change(v.dims), peeled=keep(v)) for v in value.views
-  )
+  views = []
+  for view in value.views:
+    dims = change(view.dims)
+    if dims is None:
+      continue
+    gone = set() if summed else _gone(view.dims, dims)
+    peeled = view.peeled | {Peeled(f, loop) for f in gone}
+    views.append(view._replace(dims=dims, peeled=peeled))
   # Uniformity moves as the axes of an array would, of which only those along
   # which the value varies are named.
   varying = tuple(
@@ -220,7 +287,19 @@ def map_dims(
   uniform = frozenset(
     i for i, dim in enumerate(change(varying)) if not axes_of((dim,))
   )
-  return Value(value.data, views, uniform, value.lost)
+  return value._replace(views=tuple(views), uniform=uniform)
+
+
+def _gone(before: Dims, after: Dims) -> set[Factor]:
+  """The leaf's factors that indices or a loop took away."""
+  left = {f for dim in after for f in dim}
+  axes = axes_of(after)
+  return {
+    f
+    for dim in before
+    for f in dim
+    if f.axes and f not in left and (f.size == 1 or not f.axes <= axes)
+  }
 
 
 def merge(values: Iterable[Value]) -> Value:
@@ -234,6 +313,8 @@ def merge(values: Iterable[Value]) -> Value:
     distinct(view for v in values for view in v.views),
     uniform,
     frozenset().union(*(v.lost for v in values)),
+    frozenset().union(*(v.sums for v in values)),
+    frozenset().union(*(v.after for v in values)),
   )
 
 
@@ -276,13 +357,71 @@ def _size(dim: Dim) -> int:
 def blend(factors: Iterable[Factor], size: int) -> Factor:
   """One factor in which the given ones cannot be told apart."""
   factors = tuple(factors)
+  own = {f for f in factors if f.axes}
+  bases = {(f.part, f.extent) for f in own}
+  if len(bases) == 1:
+    part, extent = bases.pop()
+  else:
+    part, extent = (range(0) if all(f.whole for f in own) else None), 0
   return Factor(
     size,
     frozenset().union(*(f.axes for f in factors)),
-    frozenset().union(*(f.bound for f in factors)),
-    any(f.constant for f in factors),
-    any(f.entangled for f in factors),
+    part,
+    extent,
+    ordered=False,
+    shared=any(f.shared for f in factors),
+    bound=frozenset().union(*(f.bound for f in factors)),
+    constant=any(f.constant for f in factors),
+    entangled=any(f.entangled for f in factors),
   )
+
+
+def progression(indices: Sequence[int]) -> range | None:
+  """The indices as a range, in their order, if they are one."""
+  if len(indices) == 1:
+    return range(indices[0], indices[0] + 1)
+  step = indices[1] - indices[0]
+  if not step:
+    return None
+  found = range(indices[0], indices[-1] + (1 if step > 0 else -1), step)
+  return found if list(found) == list(indices) else None
+
+
+def _some(factors: Iterable[Factor], size: int) -> Factor:
+  """An unknown part of some factors."""
+  mixed = blend(factors, size)
+  return mixed._replace(part=None) if mixed.axes else mixed
+
+
+def _cut_factor(f: Factor, start, size: int, stride: int) -> Dim | None:
+  if start is None or (f.placed is not None and stride != 1):
+    return (_some((f,), size),)
+  held = f.placed or range(f.size)
+  taken = range(start, start + (size - 1) * stride + 1, stride)
+  first, last = max(taken.start, held.start), min(taken.stop, held.stop)
+  if first >= last:
+    return None
+  inside = slice(first - held.start, last - held.start, stride)
+  f = f._replace(size=size, placed=None)
+  if f.axes:
+    part = f.part[inside] if f.ordered and f.part is not None else None
+    f = f._replace(part=part)
+  if f.placed is not None or last - first < len(taken) * (stride == 1):
+    f = f._replace(placed=range(first - start, last - start))
+  return (f,)
+
+
+def _rescale(dim: Dim, size: int) -> Dim:
+  before = _size(dim)
+  if size == before:
+    return dim
+  head = dim[0]
+  if before and (head.size * size) % before == 0:
+    head = head._replace(
+      size=head.size * size // before, ordered=False, placed=None
+    )
+    return (head, *dim[1:])
+  return (blend(dim, size),)
 
 
 def _deal(factors: Sequence[Factor], shape: Sequence[int]) -> list[Dim]:
@@ -315,6 +454,7 @@ def _take(queue: Dim, size: int) -> tuple[Dim, Dim] | None:
       taken.append(head)
       size //= head.size
     elif head.size % size == 0:
+      head = head._replace(ordered=False, placed=None)
       taken.append(head._replace(size=size))
       rest.insert(0, head._replace(size=head.size // size))
       size = 1
@@ -327,7 +467,12 @@ def _joined(factors: Iterable[Factor]) -> Dim:
   """Joins neighbours that differ in size only."""
   out: list[Factor] = []
   for factor in factors:
-    if out and out[-1]._replace(size=factor.size) == factor:
+    if (
+      out
+      and out[-1]._replace(size=factor.size) == factor
+      and factor.placed is None
+      and not (factor.axes and factor.ordered)
+    ):
       out[-1] = factor._replace(size=out[-1].size * factor.size)
     else:
       out.append(factor)

@@ -1,0 +1,138 @@
+"""What a sum over products with data says about a leaf's axes."""
+
+from collections.abc import Sequence
+import math
+from typing import NamedTuple
+
+from optax_gc import _views
+from optax_gc._uses import Force, Parts, Use
+from optax_gc._views import Axes, Dim, View
+
+_LATENT_OR_FACTOR = (
+  'multiplied by a parameter or constant before it meets data: may be a factor '
+  'of a kernel or a layer on a learned input'
+)
+
+
+class Side(NamedTuple):
+  """The roles of one operand's dimensions in a product.
+
+  Attributes:
+    summed: Those that are summed.
+    batch: Those that stay and that the other operand has too.
+    free: Those that stay and that the other operand does not have.
+  """
+
+  summed: tuple[int, ...]
+  batch: tuple[int, ...]
+  free: tuple[int, ...]
+
+
+def contraction(view: View, side: Side) -> Use | None:
+  """Reads one contraction of a view with data.
+
+  Args:
+    view: The leaf's view.
+    side: The roles of its dimensions.
+
+  Returns:
+    What it says, or None if no axis of the leaf is contracted.
+  """
+  summed = _views.pick(view.dims, side.summed)
+  batch = _views.pick(view.dims, side.batch)
+  free = _views.pick(view.dims, side.free)
+  own, bound = _views.axes_of(summed), _views.bound_of(summed)
+  axes = own | bound
+  if not axes:
+    return None
+  stay = (*batch, *free)
+  if any(f.entangled for dim in stay for f in dim):
+    if view.free or _views.bound_of(view.dims):
+      what = 'multiplied by a parameter both entrywise and as a matrix'
+      return Use(Force.UNCLEAR, what)
+    return Use(Force.NONE, 'scales a weight')
+  if own and not bound and _latent_or_factor(view, batch, stay):
+    return Use(Force.FATAL, _LATENT_OR_FACTOR)
+  return Use(
+    Force.DATA,
+    f'contracts axes {tuple(sorted(axes))}',
+    axes=axes,
+    kept=(_views.axes_of(free) | _views.bound_of(free)) - axes,
+    split=_split(view, axes, summed, stay),
+    parts=_parts(own, summed),
+  )
+
+
+def kernel(view: View, side: Side) -> Use:
+  """Reads a product with data in which a leaf is a weight or scales one."""
+  return contraction(view, side) or Use(Force.NONE, 'scales a weight')
+
+
+def of_picked(view: View, side: Side, compared: bool) -> Use | None:
+  """Reads a contraction of entries that data picked.
+
+  An expert's kernel that a router picks is a weight; an embedding that is
+  looked up and then compared with other activations is not. They differ in
+  that a kernel keeps axes that number its outputs.
+
+  Args:
+    view: The leaf's view.
+    side: The roles of its dimensions.
+    compared: Whether the other operand was picked from leaves too.
+
+  Returns:
+    What it says, or None if nothing.
+  """
+  use = contraction(view, side)
+  if use is None or use.force == Force.NONE:
+    return None
+  kept = _views.axes_of(_views.pick(view.dims, side.free))
+  looked_up = view.picked in ('gather', 'dynamic_slice') and not kept
+  if not looked_up and view.picked != 'sum':
+    return use
+  if compared:
+    return None
+  return Use(Force.UNCLEAR, 'looked up by data, then contracted with data')
+
+
+def _latent_or_factor(view: View, batch, stay) -> bool:
+  """Whether a product's own side meets data in a way layers on latents do.
+
+  In ``x @ (A @ B)`` the leaf ``A`` is a factor of a kernel. In ``(q @ A) @ k``
+  it is a layer on a learned query. The second has head or batch dimensions
+  that it got from one factor alone, or a constant in place of the query.
+  """
+  links = [f for dim in stay for f in dim if f.bound]
+  if not links:
+    return False
+  return (
+    any(f.constant for f in links)
+    or bool(_views.bound_of(batch))
+    or bool(_views.axes_of(batch) & view.free)
+  )
+
+
+def _split(view: View, axes: Axes, summed, stay) -> tuple[tuple[int, int], ...]:
+  """Axes of which a factor is summed and another one stays or varies."""
+  varies = tuple(p.factor for p in view.peeled if p.varies)
+  kept = _views.axes_of((*stay, varies))
+  return tuple(
+    (
+      axis,
+      math.prod(f.size for dim in summed for f in dim if axis in f.axes),
+    )
+    for axis in sorted(axes & kept)
+  )
+
+
+def _parts(own: Axes, summed: Sequence[Dim]) -> Parts:
+  """The indices summed of every axis of which some are missing."""
+  parts = []
+  for axis in sorted(own):
+    factors = {f for dim in summed for f in dim if axis in f.axes}
+    if not all(f.whole for f in factors):
+      ranges = {f.part for f in factors}
+      parts.append((axis, ranges.pop() if len(ranges) == 1 else None))
+  if any(not f.whole for dim in summed for f in dim if f.bound):
+    parts.append((-1, None))
+  return tuple(parts)
