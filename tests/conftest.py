@@ -1,7 +1,7 @@
 """Settings and fixtures that all tests share."""
 
+import compat
 import hypothesis
-import jax
 import pytest
 
 # Derandomized and without a deadline: a shared, busy machine must not decide.
@@ -16,12 +16,6 @@ hypothesis.settings.load_profile('ci')
 
 @pytest.fixture
 def x64():
-  """Runs one test with 64-bit types, under each supported JAX."""
-  if hasattr(jax, 'enable_x64'):
-    context = jax.enable_x64(True)
-  else:
-    from jax.experimental import enable_x64
-
-    context = enable_x64(True)
-  with context:
+  """Runs one test with 64-bit types."""
+  with compat.enable_x64(True):
     yield

@@ -5,9 +5,11 @@ A check takes a function that makes a transformation and asserts one promise.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import chex
+import compat
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,23 +19,33 @@ import pytest
 Maker = Callable[[], optax.GradientTransformation]
 
 
+@functools.cache
+def _arrays(dtype):
+  keys = jax.random.split(jax.random.key(0), 4)
+  shapes = ((3, 3, 2, 4), (4, 3), (3,), (3, 1))
+  values = [
+    jax.random.normal(key, shape, dtype)
+    for key, shape in zip(keys, shapes, strict=True)
+  ]
+  return values, [jnp.cos(3 * value) + 1 for value in values]
+
+
+def _tree(conv, kernel, bias, head):
+  return {
+    'conv': {'kernel': conv},
+    'dense': {'kernel': kernel, 'bias': bias},
+    'head': {'kernel': head},
+  }
+
+
 def params(dtype: Any = jnp.float32) -> dict[str, Any]:
   """A small Flax-like network's parameters."""
-  keys = jax.random.split(jax.random.key(0), 4)
-  normal = jax.random.normal
-  return {
-    'conv': {'kernel': normal(keys[0], (3, 3, 2, 4), dtype)},
-    'dense': {
-      'kernel': normal(keys[1], (4, 3), dtype),
-      'bias': normal(keys[2], (3,), dtype),
-    },
-    'head': {'kernel': normal(keys[3], (3, 1), dtype)},
-  }
+  return _tree(*_arrays(dtype)[0])
 
 
 def grads(dtype: Any = jnp.float32) -> dict[str, Any]:
   """Gradients with a mean that centralizing removes."""
-  return jax.tree.map(lambda p: jnp.cos(3 * p) + 1, params(dtype))
+  return _tree(*_arrays(dtype)[1])
 
 
 def step(tx, grads, state, params):
@@ -135,7 +147,7 @@ def works_masked(make: Maker):
 def works_partitioned(make: Maker):
   """Each part's transformation sees its own leaves alone."""
   labels = jax.tree.map(lambda p: 'in' if p.ndim > 1 else 'out', params())
-  tx = optax.partition({'in': make(), 'out': optax.set_to_zero()}, labels)
+  tx = compat.partition({'in': make(), 'out': optax.set_to_zero()}, labels)
   state = tx.init(params())
   updates, _ = jax.jit(tx.update)(grads(), state, params())
   assert not updates['dense']['bias'].any()

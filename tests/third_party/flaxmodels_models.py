@@ -48,56 +48,9 @@ def resnet_18():
       pretrained=None, num_classes=10, normalize=False, output='logits'
     ),
     (
-      (r'.*conv.*/kernel|.*downsample.*/kernel', (0, 1, 2), 'a conv'),
+      (r'(.*/)?Conv_\d/kernel', (0, 1, 2), 'a conv (*window, in, out)'),
       (r'.*Dense_\d/kernel|fc/kernel', (0,), 'a Dense layer (in, out)'),
     ),
     *(2, 64, 64, 3),
     train=True,
-  )
-
-
-@model('flaxmodels')
-def stylegan2_generator():
-  import flaxmodels
-
-  return _linen(
-    flaxmodels.stylegan2.Generator(
-      resolution=16, z_dim=8, w_dim=12, fmap_base=64, fmap_max=10
-    ),
-    (
-      (
-        r'.*/const',
-        (),
-        'the image that synthesis starts from: it is scaled by styles',
-      ),
-      (r'.*/noise_const', (), 'noise that is added'),
-      (
-        r'.*/(LinearLayer_\d|fc\d|affine)/weight',
-        (0,),
-        'mapping and styles: (in, out)',
-      ),
-      (
-        r'.*/weight',
-        (0, 1, 2),
-        'a modulated conv (*window, in, out), scaled by styles and '
-        'normalised by them',
-      ),
-    ),
-    *(2, 8),
-  )
-
-
-@model('flaxmodels')
-def stylegan2_discriminator():
-  import flaxmodels
-
-  return _linen(
-    flaxmodels.stylegan2.Discriminator(
-      resolution=16, fmap_base=64, fmap_max=10, mbstd_group_size=2
-    ),
-    (
-      (r'.*LinearLayer.*/weight', (0,), '(in, out)'),
-      (r'.*/weight', (0, 1, 2), 'a conv (*window, in, out)'),
-    ),
-    *(2, 16, 16, 3),
   )

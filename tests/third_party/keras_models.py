@@ -48,7 +48,7 @@ def _application(name, size=32, **kwargs):
   rules = (
     *_RULES,
     (r'predictions/kernel', (0,), 'the Dense head (in, out)'),
-    (r'(head_dense|.*_fc|fc)/kernel', (0,), 'a Dense layer (in, out)'),
+    (r'(.*head_dense|.*_fc|fc)/kernel', (0,), 'a Dense layer (in, out)'),
     (r'.*pointwise_conv_\d/kernel', (0,), "ConvNeXt's pointwise Dense"),
     (r'.*/kernel', (0, 1, 2), 'a conv (*window, in, out)'),
   )

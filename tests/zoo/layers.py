@@ -196,6 +196,48 @@ def conv_vmapped_over_examples(s):
 
 
 @case
+def conv_modulated(s):
+  """A style made from data scales each channel of the kernel (StyleGAN).
+
+  Scaled by data or not, the kernel's entries meet the same inputs.
+  """
+  conv = lambda x, w: lax.conv_general_dilated(  # noqa: E731
+    x[None], w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+  def fn(p, x, z):
+    w = p['w'] * (1 + z @ p['style'])[:, None, None, :, None]
+    w = w * lax.rsqrt(jnp.sum(w * w, (1, 2, 3), keepdims=True) + 1e-6)
+    return jax.vmap(conv)(x, w)
+
+  return Case(
+    fn,
+    {
+      'style': f32(s.hid, s.inp),
+      'w': f32(s.window, s.window, s.inp, s.out),
+    },
+    (f32(s.batch, s.image, s.image, s.inp), f32(s.batch, s.hid)),
+    {'style': (0,), 'w': (0, 1, 2)},
+  )
+
+
+@case
+def dense_modulated(s):
+  """A Dense kernel scaled, for each example, by its outputs' gates."""
+
+  def fn(p, x):
+    gates = jax.nn.sigmoid(x @ p['gate'])
+    return jnp.einsum('bi,bio->bo', x, p['w'] * gates[:, None, :])
+
+  return Case(
+    fn,
+    {'gate': f32(s.inp, s.out), 'w': f32(s.inp, s.out)},
+    (f32(s.batch, s.inp),),
+    {'gate': (0,), 'w': (0,)},
+  )
+
+
+@case
 def conv_as_matrix_product(s):
   """Patches are cut out and multiplied by the reshaped kernel."""
 
@@ -453,7 +495,11 @@ def attention_latents(s):
 
 @case
 def attention_query_without_projection(s):
-  """A learned query for each head, repeated for each example."""
+  """A learned query for each head meets the keys, with no kernel between.
+
+  It forms an inner product with each key: a Dense layer with an output for
+  each head, though it is repeated for each example.
+  """
 
   def fn(p, x):
     q = jnp.broadcast_to(p['query'], (s.batch, 1, s.heads, s.width))
@@ -465,7 +511,7 @@ def attention_query_without_projection(s):
     fn,
     {'k': inward, 'query': f32(1, 1, s.heads, s.width), 'v': inward},
     _sequence(s),
-    {'k': (0,), 'query': (), 'v': (0,)},
+    {'k': (0,), 'query': (3,), 'v': (0,)},
   )
 
 
@@ -599,7 +645,7 @@ def experts_dense(s):
     _experts(s),
     _sequence(s),
     _EXPERTS,
-    outputs={'up': (2,)},
+    outputs={'up': (0, 2)},  # No axis of the data numbers the experts.
   )
 
 
@@ -628,7 +674,8 @@ def experts_dispatched(s):
   def fn(p, x):
     gates = jax.nn.softmax(x @ p['router'])
     chosen = jax.nn.one_hot(jnp.argmax(gates, -1), s.experts)
-    place = jax.nn.one_hot(jnp.cumsum(chosen, 1) * chosen - 1, 4)
+    place = (jnp.cumsum(chosen, 1) * chosen - 1).astype(int)
+    place = jax.nn.one_hot(place, 4)
     inputs = jnp.einsum('btec,btf->ebcf', place, x)
     h = jax.nn.relu(jnp.einsum('ebcf,efh->ebch', inputs, p['up']))
     y = jnp.einsum('ebch,ehf->ebcf', h, p['down'])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zoo import Case, case, f32, i32
+from zoo import Case, Missing, case, f32, i32
 
 
 def linen(module, inputs, axes, **kwargs) -> Case:
@@ -679,8 +679,7 @@ def vision_transformer(s):
 @case
 def fp8_dense(s):
   """Both operands scaled and cast to eight bits around the product."""
-  module = nn.Dense(
-    s.out,
-    dot_general_cls=nn.Fp8DotGeneralOp
-  )
+  if not hasattr(nn, 'Fp8DirectDotGeneralOp'):
+    raise Missing('nn.Fp8DirectDotGeneralOp is not in this Flax')
+  module = nn.Dense(s.out, dot_general_cls=nn.Fp8DirectDotGeneralOp)
   return linen(module, _flat(s), {'kernel': (0,)})

@@ -536,8 +536,8 @@ def sum_of_weights(s):
 def mixture_of_kernels(s):
   """A learned mixture of stored kernels, summed before the product.
 
-  `sum_n m[n] w[n]` meets the data: axis 1 of `w` is contracted with it, and
-  `m` only scales whole kernels.
+  `x @ sum_n m[n] w[n]` is `sum_n m[n] (x @ w[n])`: a layer for each kernel,
+  and a learned average of their answers.
   """
 
   def fn(p, x):
@@ -547,7 +547,7 @@ def mixture_of_kernels(s):
     fn,
     {'m': f32(s.experts), 'w': f32(s.experts, s.inp, s.out)},
     (f32(s.batch, s.inp),),
-    {'w': (1,)},
+    {'m': (0,), 'w': (1,)},
   )
 
 
@@ -735,7 +735,7 @@ def multiplied(s):
     {'g': f32(s.time, s.inp)},
     (f32(s.batch, s.time, s.inp),),
     {'g': ()},
-    reasons={'g': 'multiplied'},
+    reasons={'g': 'scales activations'},
   )
 
 
@@ -866,14 +866,9 @@ def unknown_primitive_spares_the_others(s):
 
 @case
 def sorted_kernel(s):
-  """Sorting along the inputs moves entries by value: lost."""
+  """Sorted along the inputs: a permutation within each weight vector."""
   return _dense(
-    lambda w, x: x @ jnp.sort(w, axis=0),
-    s,
-    (s.inp, s.out),
-    (),
-    reasons={'w': 'sort'},
-    unresolved=('w',),
+    lambda w, x: x @ jnp.sort(w, axis=0), s, (s.inp, s.out), (0,)
   )
 
 

@@ -1,0 +1,29 @@
+"""The few calls that differ between the oldest and the newest versions."""
+
+import inspect
+
+from flax import nnx
+import jax
+import optax
+
+if hasattr(jax, 'enable_x64'):
+  enable_x64 = jax.enable_x64
+else:
+  from jax.experimental import enable_x64  # noqa: F401
+
+partition = getattr(optax, 'partition', None) or optax.multi_transform
+
+
+def nnx_update(optimizer, model, grads):
+  """One step of an `nnx.Optimizer`."""
+  if 'model' in inspect.signature(nnx.Optimizer.update).parameters:
+    optimizer.update(model, grads)
+  else:
+    optimizer.update(grads)
+
+
+def nnx_array(variable):
+  """The array in a variable of a model or of a state."""
+  return (
+    variable.get_value() if hasattr(variable, 'get_value') else variable.value
+  )
