@@ -135,7 +135,7 @@ def check_weight_axes(
   checks = []
   for leaf, bound, jacobian in zip(leaves, bounds, jacobians, strict=True):
     axes = leaf.axes.reduction_axis
-    small = 1.0 if jacobian is None else _small(jnp.result_type(leaf.leaf))
+    small = 1.0 if jacobian is None else rounding(leaf.leaf)
     verdict = verdict_of(jacobian, axes, bound, scale, small)
     shape = tuple(jnp.shape(leaf.leaf))
     checks.append(AxesCheck(leaf.path, shape, axes, *verdict))
@@ -239,15 +239,15 @@ _TINY = 1e-30
 _VECTORS = 16
 
 
-def _small(dtype: Any) -> float:
-  """What counts as rounding in derivatives of this dtype.
+def rounding(leaf: Any) -> float:
+  """What counts as rounding in derivatives with respect to this leaf.
 
   In float32, 1e-3: a column is lengthened to 1 if it has this share of the
   longest in the model; its rounding, 1e-7 of the longest, is then 1e-4 at most,
   and a singular value counts from 1e-3 on. The bias of attention's keys, whose
   derivative is 0 but for rounding, is so seen as 0.
   """
-  return max(1e-3, 16 * float(jnp.finfo(dtype).eps))
+  return max(1e-3, 16 * float(jnp.finfo(jnp.result_type(leaf)).eps))
 
 
 def verdict_of(jacobian, axes, bound, scale, small):
