@@ -46,7 +46,7 @@ def contraction(view: View, side: Side) -> Use | None:
   if not axes:
     return None
   stay = (*batch, *free)
-  if any(f.entangled for dim in stay for f in dim):
+  if any(f.entangled & axes for dim in free for f in dim):
     if view.free or _views.bound_of(view.dims):
       what = 'multiplied by a parameter both entrywise and as a matrix'
       return Use(Force.UNCLEAR, what)

@@ -38,6 +38,8 @@ def elementwise_rule(equation, values, ledger):
     _spread(value, atom, shape)
     for value, atom in zip(values, equation.invars, strict=True)
   ]
+  if _rescales(equation, values):
+    values = [v._replace(data=False, choice=True) for v in values]
   if any(v.data for v in values):
     return _elementwise_data(equation, values, ledger)
   return [_combine(equation.primitive.name, values)]
@@ -52,6 +54,27 @@ def _spread(value: Value, atom: Any, shape: Sequence[int]) -> Value:
   return _views.map_dims(
     value, before, lambda dims: _views.broadcast(dims, shape, where)
   )
+
+
+def _rescales(equation, values: Sequence[Value]) -> bool:
+  """Whether data only multiplies weights, by numbers constant along them.
+
+  A rescaled weight is still a weight.
+  """
+  name = equation.primitive.name
+  if name not in _MULTIPLICATIVE or not any(v.data for v in values):
+    return False
+  data = [v for v in values if v.data]
+  weights = [v for v in values if v.views]
+  if len(data) != 1 or len(weights) != 1 or not data[0].plain:
+    return False
+  if name == 'div' and values[1].views:
+    return False
+  own = [
+    {i for i, dim in enumerate(view.dims) if _views.axes_of((dim,))}
+    for view in weights[0].views
+  ]
+  return any(own) and all(axes <= data[0].uniform for axes in own)
 
 
 def _combine(name: str, values: Sequence[Value]) -> Value:
@@ -81,12 +104,13 @@ def _combine(name: str, values: Sequence[Value]) -> Value:
 
 def _entangle(view: View, varying: frozenset[int]) -> View:
   """Marks foreign dimensions along which own elements' coefficients vary."""
-  own = {i for i, dim in enumerate(view.dims) if _views.axes_of((dim,))}
-  if not varying & own:
+  own = [_views.axes_of((d,)) | _views.bound_of((d,)) for d in view.dims]
+  axes = frozenset().union(*(own[i] for i in varying))
+  if not axes:
     return view
   dims = tuple(
-    tuple(f._replace(entangled=True) for f in dim)
-    if i in varying and i not in own
+    tuple(f._replace(entangled=f.entangled | (axes - own[i])) for f in dim)
+    if i in varying and not _views.axes_of((dim,))
     else dim
     for i, dim in enumerate(view.dims)
   )
@@ -127,50 +151,51 @@ def _elementwise_data(equation, values, ledger):
 def _follow(equation, position, value, view, others, ledger) -> View | None:
   """The view after an elementwise operation with data; None if it ends."""
   name = equation.primitive.name
+  multiplied = name == 'mul' or (name == 'div' and position == 0)
   if view.product is not None:
     scalars = all(not o.data and o.plain and _scalar(o, view) for o in others)
-    return view if name in _ADDITIVE | _MULTIPLICATIVE and scalars else None
+    if name in _ADDITIVE | _MULTIPLICATIVE and scalars:
+      return view
+    plain = all(o.plain for o in others)
+    return view if multiplied and plain and modulated(view) else None
   if value.data and not any(o.data or o.views for o in others):
-    return view  # A constant function of entries that data picked.
-  if name == 'mul' or (name == 'div' and position == 0):
+    return view  # A constant function of entries that data looked up.
+  if name == 'mul':
     return _multiplied(equation, value, view, others, ledger)
-  if name in _ADDITIVE and (value.data or all_picked(others)):
+  if name in _ADDITIVE and all_picked(others):
     if not value.data:
       _ledger.note_meeting(equation, view, ledger, _MEETINGS.get(name, name))
-    return view._replace(picked='sum') if all_picked(others) else None
+    return view._replace(picked='sum')
   return None
 
 
 def _multiplied(equation, value, view, others, ledger) -> View | None:
-  """The view of a leaf that data multiplies.
-
-  Data that is constant along the leaf's axes rescales it, and a rescaled weight
-  is still a weight. Other data makes it a scale or half of a contraction.
-  """
-  name = equation.primitive.name
-  own = {i for i, dim in enumerate(view.dims) if _views.axes_of((dim,))}
-  uniform = frozenset.intersection(
-    frozenset(own), *(o.uniform for o in others if o.data)
-  )
-  if own and own == uniform:
-    return view._replace(picked=view.picked or name)
-  if name != 'mul' or not own or all_picked(others):
+  """The view of a leaf that data multiplies: a scale or half a contraction."""
+  if all_picked(others) or not _views.axes_of(view.dims):
     return None
+  uniform = frozenset.intersection(*(o.uniform for o in others if o.data))
   dims = tuple(
-    tuple(f._replace(shared=bool(f.axes)) for f in dim)
-    if i not in uniform
-    else dim
+    tuple(f._replace(shared=bool(f.axes) and i not in uniform) for f in dim)
     for i, dim in enumerate(view.dims)
   )
   base = None
-  if not value.data or view.picked in _ledger.RESCALED:
-    base = Use(Force.NONE, _MEETINGS[name])
+  if not value.data:
+    what = _MEETINGS[equation.primitive.name]
+    base = Use(Force.NONE, what)
     if view.free or _views.bound_of(view.dims):
-      base = Use(
-        Force.UNCLEAR, 'multiplied by no data, then scales activations'
-      )
-  view = view._replace(dims=dims)
-  return ledger.begin_product(equation, view, base)
+      base = Use(Force.UNCLEAR, f'multiplied by no data, then {what}')
+  return ledger.begin_product(equation, view._replace(dims=dims), base)
+
+
+def modulated(view: View) -> bool:
+  """Whether data multiplies a leaf without running along all of its axes.
+
+  Then the product may still be a kernel, one for every example, as in a layer
+  that other activations modulate.
+  """
+  return any(
+    f.axes and not f.shared and f.size > 1 for dim in view.dims for f in dim
+  )
 
 
 def _scalar(value: Value, view: View) -> bool:
@@ -195,21 +220,43 @@ def select_rule(equation, values, ledger):
       return [_views.merge([*cases, which._replace(views=())])]
     return _ledger.meet(equation, values, ledger, 'selected into activations')
   if which.data:
-    return [chosen(_views.merge(cases), 'select_n')]
+    return [chosen(_views.merge(cases))]
   masked = _combine('mul', [which, _views.merge(cases)])
   return [masked]
 
 
-def chosen(value: Value, name: str) -> Value:
-  """A value of which data chose the entries or which one of several it is."""
+def looked_up(value: Value, name: str) -> Value:
+  """A value of which data chose the entries."""
   views = tuple(v._replace(picked=v.picked or name) for v in value.views)
-  return Value(True, views, value.uniform, value.lost)
+  return value._replace(data=True, views=views)
+
+
+def chosen(value: Value) -> Value:
+  """One of several values, which one depends on data."""
+  if value.plain:
+    return value._replace(data=True)
+  return value._replace(choice=True)
 
 
 def each_rule(equation, values, ledger):
   """Every result is the operand in its place."""
   del equation, ledger
   return list(values)
+
+
+def collective_rule(equation, values, ledger):
+  """Sums and extremes over devices, and over dimensions under a `vmap`."""
+  del ledger
+  axes = equation.params.get('axes', ())
+  gone = {axis for axis in axes if isinstance(axis, int)}
+
+  def change(dims):
+    return tuple(d for i, d in enumerate(dims) if i not in gone)
+
+  return [
+    _views.map_dims(value, _jaxpr.shape(atom), change, summed=True)
+    for value, atom in zip(values, equation.invars, strict=True)
+  ]
 
 
 def scan_along_rule(equation, values, ledger):

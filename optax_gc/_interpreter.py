@@ -204,7 +204,7 @@ class _Reader:
       self._merge(values, equation) for values in zip(*outcomes, strict=True)
     ]
     if which.data:
-      results = [_elementwise.chosen(value, 'cond') for value in results]
+      results = [_elementwise.chosen(value) for value in results]
     return results
 
   def _shard_map(self, equation, operands, path, backward):

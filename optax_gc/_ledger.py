@@ -9,9 +9,6 @@ from optax_gc._views import Value, View
 
 Equation = _jaxpr.Equation
 
-# Views that data rescaled: unlike a lookup this says nothing by itself.
-RESCALED = ('mul', 'div')
-
 
 class Product(NamedTuple):
   """A product of a leaf and data that a sum may yet make a contraction of.
@@ -196,7 +193,7 @@ def meet(
   for value in values:
     note_lost(equation, value, ledger)
     for view in value.views:
-      if not value.data or view.picked in RESCALED:
+      if not value.data:
         note_meeting(equation, view, ledger, what)
   consume(equation, values, ledger)
   return plain(equation, values)

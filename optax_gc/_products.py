@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from optax_gc import _contraction, _jaxpr, _ledger, _views
+from optax_gc import _contraction, _elementwise, _jaxpr, _ledger, _views
 from optax_gc._contraction import Side
 from optax_gc._uses import Force, Use
 from optax_gc._views import Dims, Factor, Value, View
@@ -100,15 +100,12 @@ def _meet_kernel(equation, values, sides, k, ledger):
   """
   value, other, side = values[k], values[1 - k], sides[k]
   if not other.data:
-    for view in value.views:
-      if view.picked in _ledger.RESCALED:
-        what = f'plays the activation in {equation.primitive.name}'
-        ledger.note(equation, view.leaf, Use(Force.NONE, what))
     return [], []
   _ledger.note_lost(equation, value, ledger)
   views, tokens = [], []
   for view in value.views:
     if view.product is not None:
+      _meet_modulated(equation, view, side, ledger)
       continue
     if value.data:
       compared = bool(other.views) and all(v.picked for v in other.views)
@@ -127,6 +124,13 @@ def _meet_kernel(equation, values, sides, k, ledger):
     elif use is not None:
       ledger.note(equation, view.leaf, _named(use, equation))
   return views, tokens
+
+
+def _meet_modulated(equation, view, side, ledger) -> None:
+  """A kernel that data rescaled entry by entry meets data."""
+  use = _contraction.contraction(view, side)
+  if use and use.kept and not use.parts and _elementwise.modulated(view):
+    ledger.note(equation, view.leaf, _named(use, equation))
 
 
 def _named(use: Use, equation) -> Use:
@@ -154,12 +158,15 @@ def _plays_activation(values, sides, k: int) -> bool:
   """Whether an operand without data was broadcast over axes of its own.
 
   So is a learned query or latent, and the zeros that a recurrent layer starts
-  from; a kernel is not.
+  from; a kernel is not. Nor is it a kernel if data chose it and the other
+  operand is one.
   """
   value, side = values[k], sides[k]
   other, other_side = _other(values, sides, k)
   if not other.views or any(d in other.uniform for d in other_side.free):
     return False
+  if value.choice and not other.choice:
+    return True
   filled = len(value.uniform) == len(side.summed + side.batch + side.free)
   return any(d in value.uniform for d in side.free) or (filled and value.plain)
 
@@ -181,7 +188,11 @@ def _activate(equation, values, sides, k, ledger):
     return [Value(False, uniform=_uniform(values, sides))]
   for view in values[k].views:
     what = f'plays the activation in {equation.primitive.name}'
-    ledger.note(equation, view.leaf, Use(Force.NONE, what))
+    free = _views.pick(view.dims, sides[k].free)
+    use = Use(Force.NONE, what)
+    if values[k].choice and _views.axes_of(free):
+      use = Use(Force.UNCLEAR, 'chosen by data, then multiplied by a parameter')
+    ledger.note(equation, view.leaf, use)
   for value in values:
     _ledger.note_lost(equation, value, ledger)
   return [_views.DATA]
@@ -215,6 +226,7 @@ def _product(values, sides, shape) -> Value:
     _views.distinct(views),
     _uniform(values, sides),
     values[0].lost | values[1].lost,
+    choice=values[0].choice or values[1].choice,
   )
 
 

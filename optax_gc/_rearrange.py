@@ -203,7 +203,7 @@ def _look_up(equation, value: Value, ledger: Ledger) -> Value:
   if not value.data:
     for view in value.views:
       ledger.note(equation, view.leaf, Use(Force.NONE, what))
-  return _elementwise.chosen(value, equation.primitive.name)
+  return _elementwise.looked_up(value, equation.primitive.name)
 
 
 def gather_rule(equation, values, ledger):
@@ -300,7 +300,7 @@ def _joined(equation, values, ledger, along):
   ]
   views = [v for group in _by_leaf(views) for v in _reunite(group, along)]
   result = _views.merge(parts)._replace(views=_views.distinct(views))
-  return [_elementwise.chosen(result, name) if result.data else result]
+  return [_elementwise.looked_up(result, name) if result.data else result]
 
 
 def _by_leaf(views: Iterable[View]) -> Iterable[list[View]]:

@@ -26,8 +26,8 @@ _NAMES: dict[Rule, str] = {
   _elementwise.select_rule: 'select_n',
   _elementwise.each_rule: """
     optimization_barrier device_put name sharding_constraint layout_constraint
-    reshard mesh_cast stop_gradient psum psum2 psum_invariant pvary pcast
-    pbroadcast pmax pmin preduced""",
+    reshard mesh_cast stop_gradient pvary pcast pbroadcast preduced""",
+  _elementwise.collective_rule: 'psum psum2 psum_invariant pmax pmin',
   _elementwise.scan_along_rule: """
     cumsum cumprod cummax cummin cumlogsumexp sort""",
   _elementwise.indices_rule: 'argmax argmin',

@@ -30,8 +30,8 @@ class Factor(NamedTuple):
       leaf's axes that were summed in that product. Summing over this factor
       with data sums over those axes with data.
     constant: Whether the other side of that product was a constant.
-    entangled: Of a foreign factor: whether the coefficient of the leaf's
-      elements varies along it and along the leaf's own axes jointly.
+    entangled: Of a foreign factor: axes of the leaf such that the coefficient
+      of its elements varies along the factor and along them jointly.
   """
 
   size: int
@@ -43,7 +43,7 @@ class Factor(NamedTuple):
   shared: bool = False
   bound: Axes = NO_AXES
   constant: bool = False
-  entangled: bool = False
+  entangled: Axes = NO_AXES
 
   @property
   def whole(self) -> bool:
@@ -86,7 +86,7 @@ class View(NamedTuple):
     dims: For every dimension of the value, its factors.
     peeled: Factors that indices took away.
     free: Axes that were kept in a product with another parameter.
-    picked: If data chose or rescaled the leaf's entries: by which primitive.
+    picked: If data looked up the leaf's entries: by which primitive.
     product: If data multiplies the leaf elementwise: which product that is.
   """
 
@@ -104,11 +104,13 @@ class Value(NamedTuple):
   Attributes:
     data: Whether it depends on the inputs.
     views: The ways in which leaves enter it. A value that depends on data has
-      a view only while data merely picked, rescaled or multiplied the leaf.
+      a view only while data merely looked up or multiplied the leaf.
     uniform: Dimensions along which it is known to be constant.
     lost: Triples (leaf, reason, force) of leaves that entered it untraceably.
     sums: Contractions of parts of axes of which it is the sum.
     after: Contractions of parts of axes that it depends on.
+    choice: Whether data, on which it does not count as dependent, chose it
+      from several weights or rescaled it.
   """
 
   data: bool
@@ -117,6 +119,7 @@ class Value(NamedTuple):
   lost: frozenset[tuple[int, str, int]] = frozenset()
   sums: frozenset[int] = frozenset()
   after: frozenset[int] = frozenset()
+  choice: bool = False
 
   @property
   def plain(self) -> bool:
@@ -315,6 +318,7 @@ def merge(values: Iterable[Value]) -> Value:
     frozenset().union(*(v.lost for v in values)),
     frozenset().union(*(v.sums for v in values)),
     frozenset().union(*(v.after for v in values)),
+    any(v.choice for v in values),
   )
 
 
@@ -372,7 +376,7 @@ def blend(factors: Iterable[Factor], size: int) -> Factor:
     shared=any(f.shared for f in factors),
     bound=frozenset().union(*(f.bound for f in factors)),
     constant=any(f.constant for f in factors),
-    entangled=any(f.entangled for f in factors),
+    entangled=frozenset().union(*(f.entangled for f in factors)),
   )
 
 
