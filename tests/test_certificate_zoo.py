@@ -145,6 +145,7 @@ def test_most_wrong_axes_are_refuted():
   tested = _COUNTS['wrong refuted'] + _COUNTS['wrong consistent']
   if not tested:
     pytest.skip('runs after the tests above')
+  print(dict(_COUNTS))
   assert _COUNTS['right refuted'] == 0
   assert _COUNTS['right consistent'] > 3 * _COUNTS['right untested']
   assert _COUNTS['wrong refuted'] > 0.8 * tested, _COUNTS
