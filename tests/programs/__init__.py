@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 
-from programs.builder import Builder, Source, block, disguise
+from programs.builder import Builder, Source, block, chain, disguise
 from programs.disguises import DISGUISES, ONCE_DISGUISES, RESCALE
-from programs.layers import CONTRACT, LAYERS, ONCE_LAYERS
+from programs.layers import CONTRACT, LAYERS, ONCE_LAYERS, token_lookup
 from programs.structures import CALLS, ONCE_STRUCTURES, STRUCTURES
 from programs.weights import KEPT as KEPT
 from programs.weights import REDUCED as REDUCED
@@ -68,7 +68,20 @@ PIECES = (
   *('while', 'while_carried', 'stacked_scan', 'stacked_indexed'),
   *('stacked_unrolled', 'stacked_unstacked', 'stacked_fori'),
   *('transposed', 'merged', 'split', 'one', 'cast', 'longer', 'pad', 'zeros'),
-  *('update', 'tile', 'repeat', 'stack', 'concatenate', 'sum', 'gain'),
+  *(
+    'mixture',
+    'low_rank',
+    'patches',
+    'latents',
+    'tokens',
+    'update',
+    'tile',
+    'repeat',
+    'stack',
+    'concatenate',
+    'sum',
+    'gain',
+  ),
   *('fused', 'shared', 'forward', 'loss', 'gradient'),
 )
 
@@ -84,10 +97,13 @@ def build(source: Source, once: bool = False) -> Program:
   """One program."""
   pieces = ONCE_PIECES if once else ALL_PIECES
   b = Builder(source, *pieces, once)
-  x = jax.ShapeDtypeStruct(
-    tuple(b.size() for _ in range(source.integer(1, 3))), jnp.float32
-  )
-  sub = block(b, x, depth=source.integer(0, 2))
+  shape = tuple(b.size() for _ in range(source.integer(1, 3)))
+  x = jax.ShapeDtypeStruct(shape, jnp.float32)
+  tokens = not once and source.chance(15)
+  first = token_lookup(b, shape) if tokens else None
+  sub = block(b, first.out if first else x, depth=source.integer(0, 2))
+  if first:
+    x, sub = jax.ShapeDtypeStruct(shape, jnp.int32), chain(first, sub)
   for _ in range(source.integer(0, 3)):
     sub = disguise(b, sub)
   weights = dict(sub.weights)

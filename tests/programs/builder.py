@@ -136,13 +136,13 @@ def block(b: Builder, x, depth: int) -> Sub:
       made = src.choice(b.structures)(b, x, depth - 1)
     made = made or src.choice(b.layers)(b, x) or b.layers[0](b, x)
     done.append(_tidy(made))
-  sub = functools.reduce(_chain, done)
+  sub = functools.reduce(chain, done)
   for _ in range(src.integer(0, 2)):
     sub = disguise(b, sub)
   return sub
 
 
-def _chain(one: Sub, two: Sub) -> Sub:
+def chain(one: Sub, two: Sub) -> Sub:
 
   def apply(w, x):
     return two.apply(only(w, two), one.apply(only(w, one), x))

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from programs.builder import Builder, Sub
-from programs.weights import MIXED, Weight, divisors, reduced, role_of
+from programs.weights import (
+  KEPT,
+  MIXED,
+  REDUCED,
+  Weight,
+  divisors,
+  kernel,
+  reduced,
+  role_of,
+)
 
 
 def _stored(sub: Sub, name: str, weights, undo, piece: str) -> Sub:
@@ -184,13 +193,15 @@ def store_summed(b: Builder, sub: Sub, name: str) -> Sub:
 
 
 def store_gained(b: Builder, sub: Sub, name: str) -> Sub | None:
-  """Weight norm: the weight over its norm, times a gain for each output."""
+  """Weight norm: the weight over its norm, times a gain along one axis."""
   src = b.source
   weight = sub.weights[name]
-  kept = [i for i in range(weight.rank) if weight.kept(i)]
-  if not weight.uses or not kept:
+  several = [i for i, n in enumerate(weight.shape) if n > 1]
+  if not weight.uses or len(several) < 2:
     return None
-  kept = [src.choice(kept)]
+  # Along an output or an input: as long as the gain lacks an axis of the
+  # weight, the weight is the kernel and the gain scales its inputs or outputs.
+  kept = [src.choice(several)]
   gain = b.name()
   over = tuple(i for i in range(weight.rank) if i not in kept)
   divide = bool(over) and src.chance(50)
@@ -203,6 +214,49 @@ def store_gained(b: Builder, sub: Sub, name: str) -> Sub | None:
 
   gains = Weight(tuple(weight.shape[i] for i in kept))
   return _stored(sub, name, {name: weight, gain: gains}, undo, 'gain')
+
+
+def store_mixed(b: Builder, sub: Sub, name: str) -> Sub | None:
+  """A learned mixture of several stored weights."""
+  src = b.source
+  weight = sub.weights[name]
+  if not weight.uses:
+    return None
+  axis, parts = src.integer(0, weight.rank), b.size()
+  mixture = b.name()
+
+  def undo(w, x):
+    leaves = jnp.moveaxis(w[name], axis, 0)
+    return jnp.einsum('n,n...->...', jax.nn.softmax(w[mixture]), leaves)
+
+  weights = {name: weight.insert(axis, parts), mixture: Weight((parts,))}
+  return _stored(sub, name, weights, undo, 'mixture')
+
+
+def store_low_rank(b: Builder, sub: Sub, name: str) -> Sub | None:
+  """A kernel plus a product of two: low-rank adaptation, merged."""
+  weight = sub.weights[name]
+  roles = [[role_of(axis) for axis in use] for use in weight.uses]
+  if roles not in ([[REDUCED, KEPT]], [[KEPT, REDUCED]]):
+    return None
+  flip = roles[0][0] == KEPT
+  fan_in, fan_out = weight.shape[::-1] if flip else weight.shape
+  rank = b.size()
+  down, up = b.name(), b.name()
+
+  def undo(w, x):
+    product = w[down] @ w[up]
+    return w[name] + (product.T if flip else product).astype(w[name].dtype)
+
+  weights = {
+    name: weight,
+    down: kernel((fan_in, rank), (REDUCED, KEPT)),
+    up: kernel((rank, fan_out), (REDUCED, KEPT)),
+  }
+  weights |= {
+    n: dataclasses.replace(weights[n], layers=weight.layers) for n in (down, up)
+  }
+  return _stored(sub, name, weights, undo, 'low_rank')
 
 
 def store_rescaled(b: Builder, sub: Sub, name: str) -> Sub:
@@ -282,6 +336,16 @@ def _drop_connect(w, axis, axes):
   return w * jax.random.bernoulli(jax.random.key(1), 0.5, w.shape)
 
 
+def _softmax(w, axis, axes):
+  del axes
+  return jax.nn.softmax(w, axis) if w.ndim else w
+
+
+def _noisy(w, axis, axes):
+  del axis, axes
+  return w + jax.random.normal(jax.random.key(2), w.shape, w.dtype)
+
+
 def _spectral(w, axis, axes):
   """One step of the power iteration from a constant."""
   del axis, axes
@@ -319,6 +383,8 @@ RESCALE = {
   'restack': _restacked,
   'drop_connect': _drop_connect,
   'spectral': _spectral,
+  'weight_softmax': _softmax,
+  'noise': _noisy,
 }
 
 
@@ -327,7 +393,11 @@ def store_branched(b: Builder, sub: Sub, name: str) -> Sub:
   weight = sub.weights[name]
   other = b.name()
 
+  select = b.source.chance(30)
+
   def undo(w, x):
+    if select:
+      return jnp.where(jnp.sum(jnp.tanh(x)) > 0, w[name], w[other])
     return lax.cond(
       jnp.sum(jnp.tanh(x)) > 0,
       lambda one, two: one,
@@ -426,10 +496,21 @@ DISGUISES = [
   store_summed,
   store_gained,
   store_branched,
+  store_mixed,
+  store_low_rank,
 ]
 
 
 # Norms over several vectors make them depend on one another.
 ONCE_DISGUISES = [
-  d for d in DISGUISES if d not in (store_rescaled, store_gained, store_shared)
+  d
+  for d in DISGUISES
+  if d
+  not in (
+    store_rescaled,
+    store_gained,
+    store_shared,
+    store_mixed,
+    store_low_rank,
+  )
 ]

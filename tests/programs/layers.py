@@ -340,6 +340,62 @@ def recurrent(b: Builder, x) -> Sub:
   return b.sub(x, weights, apply, 'recurrent')
 
 
+def token_lookup(b: Builder, shape: Shape) -> Sub:
+  """Integers from outside look up a table."""
+  tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
+  name = b.name()
+  table = Weight((b.size(), b.size()))
+  return b.sub(tokens, {name: table}, lambda w, i: w[name][i], 'tokens')
+
+
+def patches(b: Builder, x) -> Sub:
+  """A convolution as a product with patches."""
+  src = b.source
+  shape = _with_rank(x.shape, 3)
+  window = src.integer(1, 3)
+  size = shape[2] * window
+  weight = kernel((size, b.size()), (REDUCED, KEPT))
+  name = b.name()
+
+  def apply(w, x):
+    cut = lax.conv_general_dilated_patches(
+      jnp.reshape(x, shape),
+      (window,),
+      (1,),
+      'SAME',
+      dimension_numbers=('NHC', 'HIO', 'NHC'),
+    )
+    return cut @ w[name]
+
+  return b.sub(x, {name: weight}, apply, 'patches')
+
+
+def latents(b: Builder, x) -> Sub:
+  """Layers on learned latents that no data reach; then data meet them."""
+  src = b.source
+  length, features = _with_rank(x.shape, 2)
+  seed, first, second = b.name(), b.name(), b.name()
+  width, count = b.size(), b.size()
+  deep = src.chance(50)
+  weights = {
+    seed: Weight((count, width)),
+    first: kernel((width, features), (REDUCED, KEPT)),
+  }
+  if deep:
+    weights[second] = kernel((features, features), (REDUCED, KEPT))
+
+  def apply(w, x):
+    x = jnp.reshape(x, (length, features))
+    z = jnp.broadcast_to(w[seed], (3, count, width)) @ w[first]
+    if deep:
+      z = jnp.tanh(z) @ w[second]
+    x = jnp.broadcast_to(x, (3, length, features))
+    scores = jnp.einsum('bcf,btf->bct', jnp.tanh(z), x)
+    return jax.nn.softmax(scores) @ x
+
+  return b.sub(x, weights, apply, 'latents')
+
+
 def activation(b: Builder, x) -> Sub:
   """No weights; a sum comes after a nonlinearity, lest it be a contraction."""
   src = b.source
@@ -383,6 +439,6 @@ LAYERS = (
   + [conv] * 2
   + [activation] * 2
   + [bias, scale, norm, lookup, attention, recurrent, ragged_dot]
-  + [conv_transpose]
+  + [conv_transpose, patches, latents]
 )
 ONCE_LAYERS = [einsum] * 4 + [activation, bias, scale, norm]

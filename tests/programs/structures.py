@@ -311,9 +311,8 @@ def inner_gradient(b: Builder, x, depth: int) -> Sub | None:
     value, grad = jax.value_and_grad(energy)(x)
     return grad * value
 
-  return b.around(
-    x, inner, inner.weights, apply, 'grad', forward=False, reverse=False
-  )
+  # Gradients of gradients too: a gradient penalty.
+  return b.around(x, inner, inner.weights, apply, 'grad')
 
 
 STRUCTURES = [
