@@ -46,7 +46,7 @@ def contraction(view: View, side: Side) -> Use | None:
   if not axes:
     return None
   stay = (*batch, *free)
-  if any(f.entangled & axes for dim in free for f in dim):
+  if any(not f.axes and f.entangled & axes for dim in free for f in dim):
     if view.free or _views.bound_of(view.dims):
       what = 'multiplied by a parameter both entrywise and as a matrix'
       return Use(Force.UNCLEAR, what)
@@ -114,8 +114,10 @@ def _latent_or_factor(view: View, batch, stay) -> bool:
 
 def _split(view: View, axes: Axes, summed, stay) -> tuple[tuple[int, int], ...]:
   """Axes of which a factor is summed and another one stays or varies."""
-  varies = tuple(p.factor for p in view.peeled if p.varies)
-  kept = _views.axes_of((*stay, varies))
+  indexed = tuple(
+    p.factor for p in view.peeled if p.varies or not p.factor.whole
+  )
+  kept = _views.axes_of((*stay, indexed))
   return tuple(
     (
       axis,

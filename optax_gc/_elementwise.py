@@ -95,26 +95,45 @@ def _combine(name: str, values: Sequence[Value]) -> Value:
     )
     prepared.append(
       value._replace(
-        views=tuple(_entangle(view, varying) for view in value.views),
+        views=tuple(
+          _entangle(view, varying, name in _MULTIPLICATIVE)
+          for view in value.views
+        ),
         lost=_lost_beside(value, [*values[:k], *values[k + 1 :]]),
       )
     )
   return _views.merge(prepared)
 
 
-def _entangle(view: View, varying: frozenset[int]) -> View:
-  """Marks foreign dimensions along which own elements' coefficients vary."""
+def _entangle(view: View, varying: frozenset[int], own_too: bool) -> View:
+  """Marks dimensions along which coefficients vary jointly with others.
+
+  Args:
+    view: The view of a leaf that is multiplied by coefficients.
+    varying: The dimensions along which these vary.
+    own_too: Whether to mark the leaf's own dimensions too.
+
+  Returns:
+    The view after.
+  """
   own = [_views.axes_of((d,)) | _views.bound_of((d,)) for d in view.dims]
   axes = frozenset().union(*(own[i] for i in varying))
   if not axes:
     return view
   dims = tuple(
     tuple(f._replace(entangled=f.entangled | (axes - own[i])) for f in dim)
-    if i in varying and not _views.axes_of((dim,))
+    if i in varying
+    and not _single(dim)
+    and (own_too or not _views.axes_of((dim,)))
     else dim
     for i, dim in enumerate(view.dims)
   )
   return view._replace(dims=dims)
+
+
+def _single(dim: _views.Dim) -> bool:
+  """Whether the leaf is at one position only, as in a stack of leaves."""
+  return any(f.placed is not None and len(f.placed) == 1 for f in dim)
 
 
 def _lost_beside(value: Value, others: Sequence[Value]):
@@ -157,7 +176,7 @@ def _follow(equation, position, value, view, others, ledger) -> View | None:
     if name in _ADDITIVE | _MULTIPLICATIVE and scalars:
       return view
     plain = all(o.plain for o in others)
-    return view if multiplied and plain and modulated(view) else None
+    return view if multiplied and plain and modulated(view, ledger) else None
   if value.data and not any(o.data or o.views for o in others):
     return view  # A constant function of entries that data looked up.
   if name == 'mul':
@@ -171,9 +190,12 @@ def _follow(equation, position, value, view, others, ledger) -> View | None:
 
 def _multiplied(equation, value, view, others, ledger) -> View | None:
   """The view of a leaf that data multiplies: a scale or half a contraction."""
-  if all_picked(others) or not _views.axes_of(view.dims):
+  data = [other for other in others if other.data]
+  if not data or not _views.axes_of(view.dims):
     return None
-  uniform = frozenset.intersection(*(o.uniform for o in others if o.data))
+  if value.data and all_picked(data):
+    return None
+  uniform = frozenset.intersection(*(o.uniform for o in data))
   dims = tuple(
     tuple(f._replace(shared=bool(f.axes) and i not in uniform) for f in dim)
     for i, dim in enumerate(view.dims)
@@ -187,12 +209,15 @@ def _multiplied(equation, value, view, others, ledger) -> View | None:
   return ledger.begin_product(equation, view._replace(dims=dims), base)
 
 
-def modulated(view: View) -> bool:
+def modulated(view: View, ledger: _ledger.Ledger) -> bool:
   """Whether data multiplies a leaf without running along all of its axes.
 
   Then the product may still be a kernel, one for every example, as in a layer
   that other activations modulate.
   """
+  base = ledger.base(view)
+  if base is not None and base.axes:
+    return False
   return any(
     f.axes and not f.shared and f.size > 1 for dim in view.dims for f in dim
   )
@@ -248,13 +273,9 @@ def collective_rule(equation, values, ledger):
   """Sums and extremes over devices, and over dimensions under a `vmap`."""
   del ledger
   axes = equation.params.get('axes', ())
-  gone = {axis for axis in axes if isinstance(axis, int)}
-
-  def change(dims):
-    return tuple(d for i, d in enumerate(dims) if i not in gone)
-
+  gone = frozenset(axis for axis in axes if isinstance(axis, int))
   return [
-    _views.map_dims(value, _jaxpr.shape(atom), change, summed=True)
+    _views.sum_over(value, _jaxpr.shape(atom), gone)
     for value, atom in zip(values, equation.invars, strict=True)
   ]
 

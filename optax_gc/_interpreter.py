@@ -79,13 +79,18 @@ class _Reader:
     program = _jaxpr.program_of(jaxpr)
     known = dict.fromkeys(program.consts, _views.CONSTANT)
     known.update(zip(program.inputs, values, strict=True))
+    copies: dict[Any, Any] = {}
     self.ledger.enter(path, backward)
     for equation in program.equations:
       operands = [
         _views.CONSTANT if _jaxpr.is_literal(a) else known[a]
         for a in equation.invars
       ]
-      results = _rules.apply(equation, operands, self.ledger)
+      if _jaxpr.chooses_one(equation, copies):
+        # A batched branch selects from a value and copies of itself.
+        results: Any = [operands[1]]
+      else:
+        results = _rules.apply(equation, operands, self.ledger)
       if results is None:
         results = self._call(equation, operands, path, backward)
         self.ledger.enter(path, backward)

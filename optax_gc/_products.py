@@ -25,7 +25,7 @@ def ragged_dot_general_rule(equation, values, ledger):
     _side(equation.invars[0], l_sum, l_batch),
     _side(equation.invars[1], r_sum, (*r_batch, *groups)),
   )
-  return _contract(equation, values[:2], sides, ledger)
+  return _apply_kernel(equation, values[:2], sides, ledger)
 
 
 def conv_rule(equation, values, ledger):
@@ -34,14 +34,19 @@ def conv_rule(equation, values, ledger):
     Side(spec.lhs_spec[1:], (), spec.lhs_spec[:1]),
     Side(spec.rhs_spec[1:], (), spec.rhs_spec[:1]),
   )
-  images, kernels = values
+  return _apply_kernel(equation, values, sides, ledger)
+
+
+def _apply_kernel(equation, values, sides, ledger):
+  """A kernel, the second operand, in a result that no leaf is followed to."""
+  inputs, kernels = values
   applied = not kernels.data and _plays_activation(values, sides, 0)
-  if images.data or applied:
+  if inputs.data or applied:
     results = _contract(equation, values, sides, ledger)
     return [r._replace(views=(), uniform=frozenset()) for r in results]
-  if images.plain and (kernels.data or kernels.plain):
+  if inputs.plain and (kernels.data or kernels.plain):
     return _ledger.plain(equation, values)
-  why = 'convolved with no data, or as an image'
+  why = f'no data enters {equation.primitive.name} as the activation'
   return _ledger.lose(equation, values, ledger, why, Force.UNCLEAR)
 
 
@@ -56,11 +61,7 @@ def reduce_rule(equation, values, ledger):
     what = f'meets activations in {name}'
     return _ledger.meet(equation, values, ledger, what)
   shape = _jaxpr.shape(equation.invars[0])
-
-  def change(dims):
-    return tuple(d for i, d in enumerate(dims) if i not in gone)
-
-  return [_views.map_dims(values[0], shape, change, summed=True)]
+  return [_views.sum_over(values[0], shape, gone)]
 
 
 def _side(atom, summed, batch) -> Side:
@@ -129,7 +130,9 @@ def _meet_kernel(equation, values, sides, k, ledger):
 def _meet_modulated(equation, view, side, ledger) -> None:
   """A kernel that data rescaled entry by entry meets data."""
   use = _contraction.contraction(view, side)
-  if use and use.kept and not use.parts and _elementwise.modulated(view):
+  if (
+    use and use.kept and not use.parts and _elementwise.modulated(view, ledger)
+  ):
     ledger.note(equation, view.leaf, _named(use, equation))
 
 
@@ -260,16 +263,18 @@ def _summed_product(view: View, gone, base: Use | None) -> Use | None:
   Returns:
     The use that product and sum are together.
   """
-  shared = {i for i in gone if any(f.shared and f.axes for f in view.dims[i])}
-  rest = tuple(i for i in range(len(view.dims)) if i not in shared)
+  shared = {i for i in gone if any(f.shared for f in view.dims[i])}
   if not shared:
     return None
-  use = _contraction.contraction(view, Side(tuple(shared), (), rest))
+  summed = {i for i in gone if _views.axes_of((view.dims[i],))}
+  rest = tuple(i for i in range(len(view.dims)) if i not in summed)
+  side = Side(tuple(sorted(summed)), (), rest)
+  use = _contraction.contraction(view, side)
   if view.picked and use is not None:
-    use = _contraction.of_picked(view, Side(tuple(shared), (), rest), False)
+    use = _contraction.of_picked(view, side, False)
   if use is None or not use.axes:
     return use
-  others = gone - shared
+  others = gone - (shared if base is not None and base.axes else summed)
   if base is not None and base.axes:
     if others:
       return None

@@ -326,9 +326,7 @@ def _reunite(views: list[View], along: int) -> list[View]:
   if not axes:
     return views
   factors = [tuple(piece[axis] for axis in sorted(axes)) for piece in pieces]
-  united = _unite(factors, views[0].dims[along][0].size)
-  if united is None:
-    return views
+  united = _unite(factors, math.prod(f.size for f in views[0].dims[along]))
   dims = (*views[0].dims[:along], (united,), *views[0].dims[along + 1 :])
   peeled = frozenset.intersection(*(view.peeled for view in views))
   return [views[0]._replace(dims=dims, peeled=peeled)]
@@ -353,24 +351,23 @@ def _piece(view: View, along: int) -> dict[int, Factor]:
   }
 
 
-def _unite(pieces: list[tuple[Factor, ...]], size: int) -> Factor | None:
-  """One factor made of all pieces; None if some indices are missing."""
-  if len(pieces[0]) == 1:
-    parts = [piece[0].part for piece in pieces]
-    indices = [index for part in parts for index in part or ()]
-    first = pieces[0][0]
-    if set(indices) != set(range(first.extent)):
-      return None
-    part = _views.progression(indices)
-    ordered = part is not None and len(part) == size
-    part = part if ordered else range(first.extent)
-    return first._replace(size=size, part=part, ordered=ordered)
-  entries = {tuple(f.part for f in piece) for piece in pieces}
-  if len(entries) != math.prod(f.extent for f in pieces[0]):
-    return None
-  return _views.blend(
-    [f._replace(part=range(f.extent)) for f in pieces[0]], size
-  )
+def _unite(pieces: list[tuple[Factor, ...]], size: int) -> Factor:
+  """One factor made of all pieces, each of one entry or slice an axis."""
+  first = pieces[0]
+  if len(first) > 1:
+    entries = {tuple(f.part for f in piece) for piece in pieces}
+    whole = len(entries) == math.prod(f.extent for f in first)
+    mixed = _views.blend(
+      [f._replace(part=range(f.extent)) for f in first], size
+    )
+    return mixed if whole else mixed._replace(part=None)
+  indices = [index for piece in pieces for index in piece[0].part or ()]
+  part = _views.progression(indices)
+  if part is not None and len(part) == size:
+    return first[0]._replace(size=size, part=part, ordered=True)
+  whole = set(indices) == set(range(first[0].extent))
+  part = range(first[0].extent) if whole else None
+  return first[0]._replace(size=size, part=part, ordered=False)
 
 
 def pad_rule(equation, values, ledger):

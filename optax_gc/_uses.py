@@ -14,9 +14,9 @@ Parts = tuple[tuple[int, range | None], ...]
 class Force(enum.IntEnum):
   """How much a use says about a leaf's axes; the strongest decides."""
 
-  NONE = 0  # A use that is known not to be a contraction.
-  UNCLEAR = 1  # May be a contraction: decides unless a clear one exists.
-  WEAK = 2  # Contracted with a constant that stands for an activation.
+  WEAK = 0  # Contracted with a constant that stands for an activation.
+  NONE = 1  # A use that is known not to be a contraction.
+  UNCLEAR = 2  # May be a contraction: decides unless a clear one exists.
   DATA = 3  # Contracted with data.
   FATAL = 4  # Nothing can be said, whatever the other uses are.
 

@@ -20,8 +20,8 @@ class Factor(NamedTuple):
     size: Its number of positions.
     axes: The leaf's axes it runs over; none if it is foreign to the leaf. More
       than one if their indices cannot be told apart any more.
-    part: The indices of the axis that it, and the factors split from it, run
-      over; None if they are not known.
+    part: The indices of the axis that it runs over; None if they are not known.
+      A factor split from an axis is an axis of its own.
     extent: The number of indices that the axis has.
     ordered: Whether position i holds index ``part[i]``.
     placed: The positions that hold the leaf, if others hold something else.
@@ -30,8 +30,8 @@ class Factor(NamedTuple):
       leaf's axes that were summed in that product. Summing over this factor
       with data sums over those axes with data.
     constant: Whether the other side of that product was a constant.
-    entangled: Of a foreign factor: axes of the leaf such that the coefficient
-      of its elements varies along the factor and along them jointly.
+    entangled: Axes of the leaf such that the coefficient of its elements varies
+      along the factor and along them jointly.
   """
 
   size: int
@@ -288,7 +288,7 @@ def map_dims(
     for i, n in enumerate(shape)
   )
   uniform = frozenset(
-    i for i, dim in enumerate(change(varying)) if not axes_of((dim,))
+    i for i, dim in enumerate(change(varying) or ()) if not axes_of((dim,))
   )
   return value._replace(views=tuple(views), uniform=uniform)
 
@@ -303,6 +303,23 @@ def _gone(before: Dims, after: Dims) -> set[Factor]:
     for f in dim
     if f.axes and f not in left and (f.size == 1 or not f.axes <= axes)
   }
+
+
+def sum_over(value: Value, shape: Sequence[int], gone: Axes) -> Value:
+  """A sum, or any reduction, over some dimensions."""
+
+  def change(dims):
+    # A sum of masked entries, as of a diagonal, is no sum of whole axes.
+    masked = frozenset().union(
+      *(f.entangled for i in gone for f in dims[i] if f.axes)
+    )
+    return tuple(
+      tuple(f._replace(part=None) if f.axes & masked else f for f in dim)
+      for i, dim in enumerate(dims)
+      if i not in gone
+    )
+
+  return map_dims(value, shape, change, summed=True)
 
 
 def merge(values: Iterable[Value]) -> Value:
@@ -458,26 +475,41 @@ def _take(queue: Dim, size: int) -> tuple[Dim, Dim] | None:
       taken.append(head)
       size //= head.size
     elif head.size % size == 0:
-      head = head._replace(ordered=False, placed=None)
-      taken.append(head._replace(size=size))
-      rest.insert(0, head._replace(size=head.size // size))
+      taken.append(_sub_factor(head, size))
+      rest.insert(0, _sub_factor(head, head.size // size))
       size = 1
     else:
       return None
   return tuple(taken), tuple(rest)
 
 
+def _sub_factor(f: Factor, size: int) -> Factor:
+  """What is left of a factor that is split: a shorter axis of its own."""
+  f = f._replace(size=size, placed=None)
+  if not f.axes:
+    return f
+  if not f.whole:
+    return f._replace(part=None)
+  return f._replace(part=range(size), extent=size, ordered=True)
+
+
 def _joined(factors: Iterable[Factor]) -> Dim:
   """Joins neighbours that differ in size only."""
   out: list[Factor] = []
   for factor in factors:
-    if (
-      out
-      and out[-1]._replace(size=factor.size) == factor
-      and factor.placed is None
-      and not (factor.axes and factor.ordered)
-    ):
-      out[-1] = factor._replace(size=out[-1].size * factor.size)
+    if out and _kind(out[-1]) == _kind(factor) is not None:
+      size = out[-1].size * factor.size
+      both = factor._replace(size=size)
+      if factor.axes:
+        both = both._replace(part=range(size), extent=size, ordered=False)
+      out[-1] = both
     else:
       out.append(factor)
   return tuple(out)
+
+
+def _kind(f: Factor) -> Factor | None:
+  """What two factors must share to be joined; None if they must not be."""
+  if f.placed is not None or not f.whole or len(f.axes) > 1:
+    return None
+  return f._replace(size=0, part=None, extent=0, ordered=True)
