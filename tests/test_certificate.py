@@ -447,7 +447,7 @@ def test_a_derivative_that_is_not_finite():
     _one(lambda p, x: x @ jnp.sqrt(p['w'] * 0), (6, 5), 0)
 
 
-@pytest.mark.parametrize('seed', range(12))
+@pytest.mark.parametrize('seed', range(6))
 def test_axes_of_random_programs_pass(seed):
   """The two oracles agree: axes by construction, and by rank.
 
@@ -465,7 +465,8 @@ def test_axes_of_random_programs_pass(seed):
     jax.tree.map(value, program.params),
     *map(value, program.inputs),
     weight_axes={
-      name: optax_gc.WeightAxes(axes) for name, axes in program.truth.items()
+      name: optax_gc.WeightAxes(axes or ())
+      for name, axes in program.truth.items()
     },
   )
   assert not [c for c in checks if c.verdict == _certificate.REFUTED]

@@ -80,17 +80,17 @@ def test_uses_that_disagree_leave_no_axes():
 def test_programs_trace_and_cover_every_piece():
   seen = collections.Counter()
   ranks = collections.Counter()
-  for seed in range(150):
+  for seed in range(90):
     program = programs.from_seed(seed)
     jax.eval_shape(program.fn, program.params, *program.inputs)
     seen.update(piece.strip('<[') for piece in program.pieces)
     for name, leaf in program.params.items():
       ranks[leaf.ndim > 1, bool(program.truth[name])] += 1
   missing = set(programs.PIECES) - set(seen)
-  assert len(missing) <= 3, missing
+  assert len(missing) <= 5, missing
   # Neither "all axes" nor "no axes" may be a good guess.
-  assert ranks[True, True] > 300
-  assert ranks[True, False] > 100
+  assert ranks[True, True] > 200
+  assert ranks[True, False] > 60
 
 
 def test_a_wrong_reader_is_caught():

@@ -37,14 +37,15 @@ class Program:
     fn: The function.
     params: Its parameters, a dict of structs.
     inputs: Its other arguments, structs.
-    truth: The reduction axes of each leaf, those of one element left out.
+    truth: The reduction axes of each leaf, those of one element left out;
+      ``None`` where people may differ.
     pieces: What it was composed from.
   """
 
   fn: Callable[..., Any]
   params: dict[str, Any]
   inputs: tuple[Any, ...]
-  truth: dict[str, tuple[int, ...]]
+  truth: dict[str, tuple[int, ...] | None]
   pieces: tuple[str, ...]
 
   def __repr__(self) -> str:
@@ -124,7 +125,10 @@ def build(source: Source, once: bool = False) -> Program:
     _FORMS[form](forward),
     {names[name]: weight.struct for name, weight in weights.items()},
     (x,),
-    {names[name]: weight.truth for name, weight in weights.items()},
+    {
+      names[name]: None if weight.contested else weight.truth
+      for name, weight in weights.items()
+    },
     (*sub.pieces, form),
   )
 
@@ -173,7 +177,7 @@ def judge(program: Program, axes: Any) -> dict[str, str]:
   verdicts = {}
   for name, leaf in program.params.items():
     got = plain(leaf.shape, axes[name].reduction_axis)
-    if got == program.truth[name]:
+    if program.truth[name] in (None, got):
       verdicts[name] = RIGHT
     else:
       verdicts[name] = WRONG if got else DECLINED

@@ -229,7 +229,11 @@ def store_mixed(b: Builder, sub: Sub, name: str) -> Sub | None:
     leaves = jnp.moveaxis(w[name], axis, 0)
     return jnp.einsum('n,n...->...', jax.nn.softmax(w[mixture]), leaves)
 
-  weights = {name: weight.insert(axis, parts), mixture: Weight((parts,))}
+  # Does the mixture scale kernels, or contract what they return?
+  weights = {
+    name: weight.insert(axis, parts),
+    mixture: Weight((parts,), contested=True),
+  }
   return _stored(sub, name, weights, undo, 'mixture')
 
 
@@ -460,6 +464,8 @@ def store_shared(b: Builder, sub: Sub, name: str) -> Sub | None:
   other = b.source.choice(mates)
   uses = weight.uses + sub.weights[other].uses
   layers = weight.layers | sub.weights[other].layers
+  if weight.contested or sub.weights[other].contested:
+    return None
   if any(reduced(use) == () for use in uses):
     return None  # A contraction over one element: is it a use?
   shared = dataclasses.replace(weight, uses=uses, layers=layers)

@@ -65,12 +65,14 @@ class Weight:
     uses: For each contraction the roles of the axes.
     dtype: The dtype.
     layers: Numbers of the layers that contract it.
+    contested: Whether people may differ about it; it is not judged.
   """
 
   shape: Shape
   uses: tuple[Use, ...] = ()
   dtype: str = 'float32'
   layers: frozenset[int] = frozenset()
+  contested: bool = False
 
   @property
   def struct(self) -> jax.ShapeDtypeStruct:
