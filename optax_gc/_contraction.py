@@ -51,7 +51,7 @@ def contraction(view: View, side: Side) -> Use | None:
       what = 'multiplied by a parameter both entrywise and as a matrix'
       return Use(Force.UNCLEAR, what)
     return Use(Force.NONE, 'scales a weight')
-  if own and not bound and _latent_or_factor(view, batch, stay):
+  if _latent_or_factor(view, summed, batch, free):
     return Use(Force.FATAL, _LATENT_OR_FACTOR)
   return Use(
     Force.DATA,
@@ -95,21 +95,23 @@ def of_picked(view: View, side: Side, compared: bool) -> Use | None:
   return Use(Force.UNCLEAR, 'looked up by data, then contracted with data')
 
 
-def _latent_or_factor(view: View, batch, stay) -> bool:
-  """Whether a product's own side meets data in a way layers on latents do.
+def _latent_or_factor(view: View, summed, batch, free) -> bool:
+  """Whether a product's leaf may be a layer on a latent, or no one's factor.
 
   In ``x @ (A @ B)`` the leaf ``A`` is a factor of a kernel. In ``(q @ A) @ k``
   it is a layer on a learned query. The second has head or batch dimensions
   that it got from one factor alone, or a constant in place of the query.
   """
-  links = [f for dim in stay for f in dim if f.bound]
-  if not links:
+  links = [f for dim in (*batch, *free) for f in dim if f.bound]
+  bound = [f for dim in summed for f in dim if f.bound]
+  if _views.axes_of(summed):
+    if any(not f.constant for f in bound):
+      return True
+    if not bound and any(f.constant for f in links):
+      return True
+  if not links and not bound:
     return False
-  return (
-    any(f.constant for f in links)
-    or bool(_views.bound_of(batch))
-    or bool(_views.axes_of(batch) & view.free)
-  )
+  return bool(_views.bound_of(batch) or _views.axes_of(batch) & view.free)
 
 
 def _split(view: View, axes: Axes, summed, stay) -> tuple[tuple[int, int], ...]:
@@ -124,6 +126,20 @@ def _split(view: View, axes: Axes, summed, stay) -> tuple[tuple[int, int], ...]:
       math.prod(f.size for dim in summed for f in dim if axis in f.axes),
     )
     for axis in sorted(axes & kept)
+  )
+
+
+def entries(view: View) -> Parts:
+  """The fixed entries of the axes that indices took away."""
+  return tuple(
+    sorted(
+      (
+        (min(p.factor.axes), p.factor.part)
+        for p in view.peeled
+        if not p.varies and not p.factor.whole
+      ),
+      key=str,
+    )
   )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from optax_gc import _jaxpr, _ledger, _views
+from optax_gc import _contraction, _jaxpr, _ledger, _views
 from optax_gc._uses import Force, Use
 from optax_gc._views import Value, View
 
@@ -159,12 +159,16 @@ def _elementwise_data(equation, values, ledger):
     rest.append(value._replace(views=tuple(dropped)))
   what = _MEETINGS.get(name, f'meets activations in {name}')
   _ledger.meet(equation, rest, ledger, what)
-  sums: frozenset[int] = frozenset()
+  sums = frozenset(
+    base.group
+    for view in views
+    if view.product is not None and (base := ledger.base(view)) and base.parts
+  )
   if name in _ADDITIVE:
     for value in values:
       ledger.add(sums, value.sums)
       sums |= value.sums
-  return [Value(True, tuple(views), uniform, sums=sums)]
+  return [Value(True, tuple(views), uniform, sums=sums, after=sums)]
 
 
 def _follow(equation, position, value, view, others, ledger) -> View | None:
@@ -206,6 +210,11 @@ def _multiplied(equation, value, view, others, ledger) -> View | None:
     base = Use(Force.NONE, what)
     if view.free or _views.bound_of(view.dims):
       base = Use(Force.UNCLEAR, f'multiplied by no data, then {what}')
+    elif entries := _contraction.entries(view):
+      kept = _views.axes_of(view.dims)
+      needs = frozenset().union(*(other.after for other in data))
+      base = base._replace(parts=entries, kept=kept)
+      base = ledger.part(equation, view.leaf, base, needs)
   return ledger.begin_product(equation, view._replace(dims=dims), base)
 
 

@@ -45,19 +45,19 @@ class Ledger:
     """Writes down one use of a leaf."""
     self._uses.setdefault(leaf, {})[self._placed(equation, use)] = None
 
-  def note_part(
+  def part(
     self, equation: Equation, leaf: int, use: Use, needs: frozenset[int]
-  ) -> int:
-    """Writes down a contraction of a part of an axis.
+  ) -> Use:
+    """Numbers the use of a part of an axis, to see what it is added to.
 
     Args:
       equation: Where it happens.
       leaf: The leaf.
       use: The use.
-      needs: Contractions of parts that the data in it depends on.
+      needs: The numbers of such uses that the data in it depends on.
 
     Returns:
-      A token for its result, to see what that is added to.
+      The use with its number as the group.
     """
     key = (leaf, id(equation))
     if key not in self._tokens:
@@ -66,8 +66,7 @@ class Ledger:
       self._needs.append(frozenset())
     token = self._tokens[key]
     self._needs[token] |= needs
-    self.note(equation, leaf, use._replace(group=token))
-    return token
+    return use._replace(group=token)
 
   def add(self, one: frozenset[int], other: frozenset[int]) -> None:
     """Two sums of contractions of parts are added.

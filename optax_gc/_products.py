@@ -115,7 +115,9 @@ def _meet_kernel(equation, values, sides, k, ledger):
       use = _contraction.kernel(view, side)
     if use is not None and use.parts:
       use = _named(use, equation)
-      tokens.append(ledger.note_part(equation, view.leaf, use, other.after))
+      use = ledger.part(equation, view.leaf, use, other.after)
+      ledger.note(equation, view.leaf, use)
+      tokens.append(use.group)
     elif _views.axes_of(_views.pick(view.dims, side.batch)):
       if use is not None and not use.axes and not side.summed:
         use = use._replace(sentence='scales activations')

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 import enum
+import math
 from typing import NamedTuple
 
 from optax_gc._views import NO_AXES, Axes
@@ -67,6 +68,9 @@ class Verdict(NamedTuple):
   convolution: bool = False
 
 
+_BACKWARD = 'meets data in the backward pass of a gradient only'
+
+
 def judge(shape: Sequence[int], uses: Iterable[Use], reached: bool) -> Verdict:
   """The verdict on one leaf.
 
@@ -84,17 +88,45 @@ def judge(shape: Sequence[int], uses: Iterable[Use], reached: bool) -> Verdict:
   uses = list(uses)
   forward = [use for use in uses if not use.backward]
   if uses and not forward:
-    return _none('used in the backward pass of a gradient only', resolved=False)
+    return _none(_BACKWARD, resolved=False)
   if not forward:
     return _none('never meets the inputs' if reached else 'never used')
   force = max(use.force for use in forward)
+  if force == Force.WEAK and len(forward) < len(uses):
+    return _none(_BACKWARD, resolved=False)
   decisive = [use for use in forward if use.force == force]
   if force in (Force.FATAL, Force.UNCLEAR):
     return _none(decisive[0].sentence, resolved=False)
   if force == Force.NONE:
-    return _none(_sentences(decisive))
+    return _added_scales(shape, decisive) or _none(_sentences(decisive))
   others = [use for use in forward if use.force == Force.NONE]
   return _contraction(shape, decisive, others)
+
+
+def _added_scales(shape: Sequence[int], uses: list[Use]) -> Verdict | None:
+  """A contraction written as a sum of data times the entries of some axes.
+
+  As a depthwise convolution is that adds up shifted inputs times one place of
+  the window each.
+  """
+  groups: dict[int, list[Use]] = {}
+  for use in uses:
+    if use.parts:
+      groups.setdefault(use.group, []).append(use)
+  added = [group for group in groups.values() if len(group) > 1]
+  if not added:
+    return None
+  axes = frozenset(axis for use in added[0] for axis, _ in use.parts)
+  wanted = math.prod(shape[axis] for axis in axes)
+  if len(added) < len(groups) or any(
+    len({use.parts for use in group}) != wanted
+    or {axis for use in group for axis, _ in use.parts} != axes
+    for group in added
+  ):
+    return _none('some entries multiply data and are added', resolved=False)
+  sentence = f'contracts axes {tuple(sorted(axes))} in products that are added'
+  use = added[0][0]._replace(axes=axes, parts=(), sentence=sentence)
+  return _contraction(shape, [use], [])
 
 
 def _contraction(

@@ -87,13 +87,15 @@ def experts_weighted_by_data(w, x):
   return jnp.einsum('be,beo->bo', gates, jnp.einsum('bi,eio->beo', x, w))
 
 
-@case({'q': f32(N, 2, 2), 'o': f32(2, 2, N)}, f32(2, 3, N),
-      {'q': (0,), 'o': (0, 1)})
+@case(
+  {'q': f32(N, 2, 2), 'o': f32(2, 2, N)}, f32(2, 3, N), {'q': (0,), 'o': (0, 1)}
+)
 def attention(p, x):
   q = jnp.einsum('bti,ihd->bthd', x, p['q'])
   a = jax.nn.softmax(jnp.einsum('bthd,bshd->bhts', q, q))
-  return jnp.einsum('bthd,hdo->bto', jnp.einsum('bhts,bshd->bthd', a, q),
-                    p['o'])
+  return jnp.einsum(
+    'bthd,hdo->bto', jnp.einsum('bhts,bshd->bthd', a, q), p['o']
+  )
 
 
 @case(f32(N, 3 * N), f32(2, 3, N), (0,))
@@ -371,20 +373,23 @@ def norm_by_svd(w, x):
   return x @ (w / jnp.linalg.norm(w, 2))
 
 
-@case({'w': W, 'a': f32(N, 2), 'b': f32(2, N)}, X,
-      {'w': (0,), 'a': (0,), 'b': (0,)})
+@case(
+  {'w': W, 'a': f32(N, 2), 'b': f32(2, N)}, X, {'w': (0,), 'a': (0,), 'b': (0,)}
+)
 def lora(p, x):
   return x @ p['w'] + x @ p['a'] @ p['b']
 
 
-@case({'w': W, 'a': f32(N, 2), 'b': f32(2, N)}, X,
-      {'w': (0,), 'a': (0,), 'b': (0,)})
+@case(
+  {'w': W, 'a': f32(N, 2), 'b': f32(2, N)}, X, {'w': (0,), 'a': (0,), 'b': (0,)}
+)
 def lora_merged(p, x):
   return x @ (p['w'] + p['a'] @ p['b'])
 
 
-@case({'w': W, 'a': f32(2, N), 'b': f32(N, 2)}, X,
-      {'w': (1,), 'a': (1,), 'b': (1,)})
+@case(
+  {'w': W, 'a': f32(2, N), 'b': f32(N, 2)}, X, {'w': (1,), 'a': (1,), 'b': (1,)}
+)
 def lora_merged_outputs_first(p, x):
   return x @ (p['w'] + p['b'] @ p['a']).T
 
@@ -394,8 +399,9 @@ def product_of_three(p, x):
   return x @ (p['a'] @ p['b'] @ p['c'])
 
 
-@case({'a': f32(3, N, 2), 'b': f32(3, 2, N)}, f32(3, 2, N),
-      {'a': (1,), 'b': (1,)})
+@case(
+  {'a': f32(3, N, 2), 'b': f32(3, 2, N)}, f32(3, 2, N), {'a': (1,), 'b': (1,)}
+)
 def lora_merged_stacked(p, x):
   return x @ (p['a'] @ p['b'])
 
@@ -432,7 +438,8 @@ def embedding_then_dense(p, ids):
 @case({'u': W, 'v': W}, (i32(3), i32(3)), {'u': None, 'v': None})
 def two_embeddings_compared(p, i, j):
   return jnp.sum(p['u'][i] * p['v'][j], axis=-1), jnp.einsum(
-    'bd,bd->b', p['u'][i], p['v'][j])
+    'bd,bd->b', p['u'][i], p['v'][j]
+  )
 
 
 @case(f32(3, N, N), (X, i32(2)), (1,))
@@ -461,8 +468,7 @@ def positions(p, ids):
   return (p['e'][ids] + p['p']) @ p['w']
 
 
-@case({'scale': f32(2, N), 'bias': f32(2, N)}, X,
-      {'scale': None, 'bias': None})
+@case({'scale': f32(2, N), 'bias': f32(2, N)}, X, {'scale': None, 'bias': None})
 def scale_and_bias(p, x):
   return x * p['scale'] + p['bias']
 
@@ -470,20 +476,25 @@ def scale_and_bias(p, x):
 @case({'s': f32(N), 'w': W}, X, {'s': None, 'w': (0,)})
 def normalization(p, x):
   x = (x - x.mean(-1, keepdims=True)) * (
-    lax.rsqrt(x.var(-1, keepdims=True)) * p['s'])
+    lax.rsqrt(x.var(-1, keepdims=True)) * p['s']
+  )
   x = x - x.mean(-1, keepdims=True)
   return x @ p['w']
 
 
-@case({'q': W, 'wq': W, 'wk': W}, f32(2, 3, N),
-      {'q': None, 'wq': (0,), 'wk': (0,)})
+@case(
+  {'q': W, 'wq': W, 'wk': W}, f32(2, 3, N), {'q': None, 'wq': (0,), 'wk': (0,)}
+)
 def learned_query(p, x):
   q = jnp.broadcast_to(p['q'], (2, N, N)) @ p['wq']
   return jax.nn.softmax(q @ jnp.swapaxes(x @ p['wk'], 1, 2)) @ x
 
 
-@case({'c': f32(1, 5, 5, N), 'w': f32(3, 3, N, N), 's': f32(N)}, X,
-      {'c': None, 'w': (0, 1, 2), 's': None})
+@case(
+  {'c': f32(1, 5, 5, N), 'w': f32(3, 3, N, N), 's': f32(N)},
+  X,
+  {'c': None, 'w': (0, 1, 2), 's': None},
+)
 def learned_image(p, x):
   image = jnp.tile(p['c'] * p['s'], (2, 1, 1, 1))
   return conv(image, p['w']) * x[:, None, None]
@@ -541,7 +552,8 @@ def scan_over_layers(p, x):
 @case(f32(N, 3, N), X, (0,))
 def scan_over_second_axis(w, x):
   return lax.scan(
-    lambda x, w: (jnp.tanh(x @ w), None), x, jnp.moveaxis(w, 1, 0))
+    lambda x, w: (jnp.tanh(x @ w), None), x, jnp.moveaxis(w, 1, 0)
+  )
 
 
 @case(f32(2, 3, N, N), X, (2,))
@@ -600,13 +612,13 @@ def layers_by_loop_index(w, x):
 @case({'w': W, 'v': W}, X, {'w': (0,), 'v': (1,)})
 def while_loop(p, x):
   return lax.while_loop(
-    lambda x: jnp.sum(x @ p['v'].T) > 0, lambda x: x @ p['w'], x)
+    lambda x: jnp.sum(x @ p['v'].T) > 0, lambda x: x @ p['w'], x
+  )
 
 
 @case({'w': W, 'v': W}, X, {'w': (0,), 'v': (1,)})
 def branches(p, x):
-  return lax.cond(x.sum() > 0, lambda p: x @ p['w'],
-                  lambda p: x @ p['v'].T, p)
+  return lax.cond(x.sum() > 0, lambda p: x @ p['w'], lambda p: x @ p['v'].T, p)
 
 
 @case(f32(3, N, N), X, (2,))
@@ -639,8 +651,9 @@ def custom_rules(w, x):
   def g(w, x):
     return jax.jit(f)(w, x)
 
-  g.defvjp(lambda w, x: (g(w, x), (w, x)),
-           lambda r, ct: (r[1].T @ ct, ct @ r[0].T))
+  g.defvjp(
+    lambda w, x: (g(w, x), (w, x)), lambda r, ct: (r[1].T @ ct, ct @ r[0].T)
+  )
   return g(w, x)
 
 
@@ -662,8 +675,9 @@ def vmapped_kernels(w, x):
 # Gradients inside.
 
 
-@case({'w': W, 'b': f32(N), 'v': f32(N, 1)}, X,
-      {'w': (0,), 'b': None, 'v': (0,)})
+@case(
+  {'w': W, 'b': f32(N), 'v': f32(N, 1)}, X, {'w': (0,), 'b': None, 'v': (0,)}
+)
 def gradient_of_inputs(p, x):
   def energy(x):
     return jnp.sum(jnp.tanh(x @ p['w'] + p['b']) @ p['v'])
@@ -760,7 +774,8 @@ def slice_of_inputs(w, x):
 @case(f32(6, N), X, 'part of axis 0 is contracted')
 def slice_of_inputs_at_an_unknown_place(w, x):
   return lax.fori_loop(
-    0, 2, lambda i, x: x @ lax.dynamic_slice_in_dim(w, i, N, 0), x)
+    0, 2, lambda i, x: x @ lax.dynamic_slice_in_dim(w, i, N, 0), x
+  )
 
 
 @case(f32(2 * N, N), X, 'half of axis 0 is contracted')
@@ -828,8 +843,9 @@ def columns_restacked_and_contracted(p, x):
   return jnp.einsum('bi,oi->bo', x, columns), kept
 
 
-@case({'g': f32(1, 1, 5), 'v': f32(N, N, 5)}, f32(2, 9, N),
-      {'g': None, 'v': (1, 2)})
+@case(
+  {'g': f32(1, 1, 5), 'v': f32(N, N, 5)}, f32(2, 9, N), {'g': None, 'v': (1, 2)}
+)
 def gain_of_window_places(p, x):
   v = p['v'] / jnp.linalg.norm(p['v'], axis=(0, 1), keepdims=True) * p['g']
   return conv(x, v.T, ('NHC', 'HIO', 'NHC'))
@@ -840,8 +856,9 @@ def ensemble_of_gains(p, x):
   return jax.vmap(lambda g: x @ (p['w'] * g))(p['g'])
 
 
-@case({'w': f32(3, 3, N, N), 's': W}, f32(2, 5, 5, N),
-      {'w': (0, 1, 2), 's': (0,)})
+@case(
+  {'w': f32(3, 3, N, N), 's': W}, f32(2, 5, 5, N), {'w': (0, 1, 2), 's': (0,)}
+)
 def modulated_convolution(p, x):
   def one(x, style):
     w = p['w'] * style[:, None]
@@ -869,7 +886,9 @@ def collectives_under_vmap(w, ids):
 @case(f32(2, N, N), f32(N, N), (1,))
 def ragged_dot_in_a_gradient(w, x):
   def loss(w):
-    f = lambda x: jnp.tanh(lax.ragged_dot(x, w, jnp.array([3, 1])))
+    def f(x):
+      return jnp.tanh(lax.ragged_dot(x, w, jnp.array([3, 1])))
+
     return jax.jvp(f, (x,), (jnp.ones_like(x),))[1].sum()
 
   return jax.value_and_grad(loss)(w)
@@ -896,7 +915,8 @@ def permuted_in_a_batched_branch(w, x):
   order = jnp.array([2, 0, 3, 1])
   return jax.vmap(
     lambda x: lax.cond(
-      x.sum() > 0, lambda: x @ jnp.take(w, order, axis=1), lambda: 0 * x)
+      x.sum() > 0, lambda: x @ jnp.take(w, order, axis=1), lambda: 0 * x
+    )
   )(x)
 
 
@@ -910,10 +930,94 @@ def diagonal_as_a_scale(w, x):
   return jnp.einsum('bi,ii->bi', x, w)
 
 
+LATENT = 'may be a factor of a kernel or a layer on a learned input'
+
+
+@case(
+  {'q': f32(1, 3, N), 'w': f32(N, 2, 2), 'k': f32(N, 2, 2)},
+  f32(1, 5, N),
+  {'q': LATENT, 'w': LATENT, 'k': (0,)},
+)
+def learned_query_for_a_batch_of_one(p, x):
+  q = jnp.einsum('bni,ihd->bnhd', p['q'], p['w'])
+  k = jnp.einsum('bni,ihd->bnhd', x, p['k'])
+  return jnp.einsum('bnhd,bmhd->bhnm', q, k)
+
+
+@case(
+  {'r': f32(N, 2, 2), 'q': f32(N, 2, 2)}, f32(2, 3, N), {'r': LATENT, 'q': (0,)}
+)
+def layer_on_constants(p, x):
+  r = jnp.einsum('ni,ihd->nhd', jnp.arange(3.0 * N).reshape(3, N), p['r'])
+  return jnp.einsum('bnhd,mhd->bhnm', jnp.einsum('bni,ihd->bnhd', x, p['q']), r)
+
+
+@case({'a': f32(2, 2), 'b': f32(2, 2)}, X, {'a': (0,), 'b': (0,)})
+def kronecker(p, x):
+  return x @ jnp.kron(p['a'], p['b'])
+
+
+@case(f32(3, 3, N), f32(2, 5, 5, N), (0, 1))
+def depthwise_by_shifts(w, x):
+  return sum(
+    jnp.roll(x, (i, j), (1, 2)) * w[i, j] for i in range(3) for j in range(3)
+  )
+
+
+@case(f32(2, N), X, None)
+def scales_of_residual_layers(w, x):
+  for i in range(2):
+    x = x + w[i] * jnp.tanh(x)
+  return x
+
+
 @case({'a': W, 'b': W}, X, 'used with axes (0,) and (1,)')
 def branches_that_disagree(p, x):
   w = p['a'] + 0 * p['b']
   return lax.cond(x.sum() > 0, lambda: x @ w, lambda: x @ w.T)
+
+
+@case(W, X, 'meets data in the backward pass of a gradient only')
+def decoder_by_vjp(w, x):
+  return jax.vjp(lambda x: x @ w, jnp.zeros((2, N)))[1](x)
+
+
+@case({'w': W, 'b': f32(N)}, X, {'w': (0,), 'b': None})
+def shard_mapped(p, x):
+  mesh = jax.sharding.Mesh(jax.devices()[:1], 'd')
+  spec = jax.sharding.PartitionSpec
+
+  def layer(w, b, x):
+    w = lax.all_gather(w, 'd', tiled=True)
+    return lax.psum(x @ w, 'd') + b
+
+  return shard_map(layer, mesh, (spec('d'), spec(), spec('d')), spec('d'))(
+    p['w'], p['b'], x
+  )
+
+
+def shard_map(fn, mesh, in_specs, out_specs):
+  if hasattr(jax, 'shard_map'):
+    return jax.shard_map(
+      fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+  from jax.experimental.shard_map import shard_map as old_shard_map
+
+  return old_shard_map(fn, mesh, in_specs, out_specs, check_rep=False)
+
+
+@case(f32(1, N, N), f32(1, 2, N), (1,))
+def parallel_mapped(w, x):
+  return jax.pmap(lambda w, x: lax.psum(x @ w, 'd'), axis_name='d')(w, x)
+
+
+@case(W, X, (0,))
+def custom_root(w, x):
+  if hasattr(lax, 'custom_root') and jax.__version_info__ >= (0, 12):
+    return x @ w  # One primitive there, which hides how its operands go in.
+  return lax.custom_root(
+    lambda y: y - jnp.tanh(x @ w), x, lambda g, y: y - g(y), lambda g, y: y
+  )
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -933,12 +1037,3 @@ def test_reads(name):
     else:
       assert verdict.resolved, verdict.reason
     assert verdict.reduction == (axes or ()), verdict.reason
-
-
-if __name__ == '__main__':
-  import traceback
-  for n in CASES:
-    try: test_reads(n)
-    except Exception as e:
-      print(n, type(e).__name__, str(e)[:300].replace('\n',' '), [ (v.reduction, v.reason[:80]) for v in _infer.read_verdicts(CASES[n].fn, CASES[n].params, *CASES[n].inputs)] if isinstance(e,AssertionError) else traceback.format_exc()[-400:])
-  print(len(CASES))
