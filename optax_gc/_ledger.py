@@ -1,6 +1,7 @@
 """Where the rules write down what happens to leaves."""
 
 from collections.abc import Iterable, Sequence
+import itertools
 from typing import Any, NamedTuple
 
 from optax_gc import _jaxpr, _views
@@ -33,6 +34,7 @@ class Ledger:
     self._products: dict[Any, Product] = {}
     self._tokens: dict[tuple[int, int], int] = {}
     self._parents: list[int] = []
+    self._leaves: list[int] = []
     self._needs: list[frozenset[int]] = []
     self._path: tuple[str, ...] = ()
     self._backward = False
@@ -63,6 +65,7 @@ class Ledger:
     if key not in self._tokens:
       self._tokens[key] = len(self._parents)
       self._parents.append(len(self._parents))
+      self._leaves.append(leaf)
       self._needs.append(frozenset())
     token = self._tokens[key]
     self._needs[token] |= needs
@@ -74,13 +77,11 @@ class Ledger:
     They are one contraction of a whole unless one is a layer on the other's
     result.
     """
-    leaves = {token: leaf for (leaf, _), token in self._tokens.items()}
-    for a in one:
-      for b in other:
-        if leaves[a] != leaves[b]:
-          continue
-        if a not in self._needs[b] and b not in self._needs[a]:
-          self._parents[self._root(a)] = self._root(b)
+    for a, b in itertools.product(one, other):
+      if self._leaves[a] != self._leaves[b]:
+        continue
+      if a not in self._needs[b] and b not in self._needs[a]:
+        self._parents[self._root(a)] = self._root(b)
 
   def begin_product(
     self, equation: Equation, view: View, base: Use | None

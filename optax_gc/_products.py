@@ -163,17 +163,25 @@ def _plays_activation(values, sides, k: int) -> bool:
   """Whether an operand without data was broadcast over axes of its own.
 
   So is a learned query or latent, and the zeros that a recurrent layer starts
-  from; a kernel is not. Nor is it a kernel if data chose it and the other
-  operand is one.
+  from; a kernel is not. A weight that data chose or rescaled varies along axes
+  of the data instead.
   """
   value, side = values[k], sides[k]
   other, other_side = _other(values, sides, k)
   if not other.views or any(d in other.uniform for d in other_side.free):
     return False
-  if value.choice and not other.choice:
-    return True
   filled = len(value.uniform) == len(side.summed + side.batch + side.free)
-  return any(d in value.uniform for d in side.free) or (filled and value.plain)
+  return (
+    any(d in value.uniform for d in side.free)
+    or (filled and value.plain)
+    or (value.choice and any(_is_foreign(value, d) for d in side.free))
+  )
+
+
+def _is_foreign(value: Value, d: int) -> bool:
+  """Whether no leaf has axes in a dimension, its own or of a product."""
+  dims = [view.dims[d] for view in value.views]
+  return not _views.axes_of(dims) and not _views.bound_of(dims)
 
 
 def _other(values, sides, k: int):
@@ -193,11 +201,7 @@ def _activate(equation, values, sides, k, ledger):
     return [Value(False, uniform=_uniform(values, sides))]
   for view in values[k].views:
     what = f'plays the activation in {equation.primitive.name}'
-    free = _views.pick(view.dims, sides[k].free)
-    use = Use(Force.NONE, what)
-    if values[k].choice and _views.axes_of(free):
-      use = Use(Force.UNCLEAR, 'chosen by data, then multiplied by a parameter')
-    ledger.note(equation, view.leaf, use)
+    ledger.note(equation, view.leaf, Use(Force.NONE, what))
   for value in values:
     _ledger.note_lost(equation, value, ledger)
   return [_views.DATA]

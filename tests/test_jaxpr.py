@@ -930,6 +930,21 @@ def diagonal_as_a_scale(w, x):
   return jnp.einsum('bi,ii->bi', x, w)
 
 
+@case(
+  {'m': f32(3), 'k': f32(3), 'w': f32(3, N, N)},
+  X,
+  {'m': (0,), 'k': (0,), 'w': (1,)},
+)
+def mixture_of_kernels_with_chosen_gates(p, x):
+  gates = lax.cond(x.sum() > 0, lambda: p['m'], lambda: 2 * p['k'])
+  return x @ jnp.einsum('n,nio->io', jax.nn.softmax(gates), p['w'])
+
+
+@case({'e': f32(3, N), 'w': W}, (X, f32(2, 1, 1)), {'e': None, 'w': (0,)})
+def latent_rescaled_by_data(p, x, gate):
+  return (gate * p['e']) @ p['w'] + x[:, None]
+
+
 LATENT = 'may be a factor of a kernel or a layer on a learned input'
 
 
