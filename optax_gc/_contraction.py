@@ -99,19 +99,35 @@ def _latent_or_factor(view: View, summed, batch, free) -> bool:
   """Whether a product's leaf may be a layer on a latent, or no one's factor.
 
   In ``x @ (A @ B)`` the leaf ``A`` is a factor of a kernel. In ``(q @ A) @ k``
-  it is a layer on a learned query. The second has head or batch dimensions
-  that it got from one factor alone, or a constant in place of the query.
+  it is a layer on a learned query. The second has heads, which are batch
+  dimensions that come from the same leaf as the summed one, or a batch of one
+  example, or a constant in place of the query.
   """
-  links = [f for dim in (*batch, *free) for f in dim if f.bound]
+  own = _views.axes_of(summed)
   bound = [f for dim in summed for f in dim if f.bound]
-  if _views.axes_of(summed):
-    if any(not f.constant for f in bound):
-      return True
-    if not bound and any(f.constant for f in links):
-      return True
+  links = [f for dim in (*batch, *free) for f in dim if f.bound]
+  if own and any(not f.constant for f in bound):
+    return True
+  if own and not bound and any(f.constant for f in links):
+    return True
   if not links and not bound:
     return False
-  return bool(_views.bound_of(batch) or _views.axes_of(batch) & view.free)
+  heads = [f for dim in batch for f in dim if f.bound or f.axes & view.free]
+  return any(f.size == 1 or (own if f.axes else bound) for f in heads)
+
+
+def entries(view: View) -> Parts:
+  """The fixed entries of the axes that indices took away."""
+  return tuple(
+    sorted(
+      (
+        (min(p.factor.axes), p.factor.part)
+        for p in view.peeled
+        if not p.varies and not p.factor.whole
+      ),
+      key=str,
+    )
+  )
 
 
 def _split(view: View, axes: Axes, summed, stay) -> tuple[tuple[int, int], ...]:
@@ -126,20 +142,6 @@ def _split(view: View, axes: Axes, summed, stay) -> tuple[tuple[int, int], ...]:
       math.prod(f.size for dim in summed for f in dim if axis in f.axes),
     )
     for axis in sorted(axes & kept)
-  )
-
-
-def entries(view: View) -> Parts:
-  """The fixed entries of the axes that indices took away."""
-  return tuple(
-    sorted(
-      (
-        (min(p.factor.axes), p.factor.part)
-        for p in view.peeled
-        if not p.varies and not p.factor.whole
-      ),
-      key=str,
-    )
   )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from optax_gc import _contraction, _jaxpr, _ledger, _views
-from optax_gc._uses import Force, Use
+from optax_gc._uses import Force
 from optax_gc._views import Value, View
 
 _ADDITIVE = frozenset(
@@ -201,16 +201,16 @@ def _multiplied(equation, value, view, others, ledger) -> View | None:
     return None
   uniform = frozenset.intersection(*(o.uniform for o in data))
   dims = tuple(
-    tuple(f._replace(shared=bool(f.axes) and i not in uniform) for f in dim)
+    tuple(
+      f._replace(shared=i not in uniform and bool(f.axes or f.bound))
+      for f in dim
+    )
     for i, dim in enumerate(view.dims)
   )
   base = None
   if not value.data:
-    what = _MEETINGS[equation.primitive.name]
-    base = Use(Force.NONE, what)
-    if view.free or _views.bound_of(view.dims):
-      base = Use(Force.UNCLEAR, f'multiplied by no data, then {what}')
-    elif entries := _contraction.entries(view):
+    base = _ledger.no_contraction(view, _MEETINGS[equation.primitive.name])
+    if base.force == Force.NONE and (entries := _contraction.entries(view)):
       kept = _views.axes_of(view.dims)
       needs = frozenset().union(*(other.after for other in data))
       base = base._replace(parts=entries, kept=kept)

@@ -35,6 +35,11 @@ def infer_weight_axes(
   cannot be followed, or that is used with different axes, has no reduction
   axes, is left alone, and its reason tells why.
 
+  A leaf that is only added to activations, that scales them entry by entry,
+  that is looked up by index or that plays the activation itself (a learned
+  query) has no reduction axes either, and is known not to. One that is both
+  looked up and contracted, as a tied embedding, has the contraction's.
+
   Everything but ``params`` is data. Arrays that ``fn`` closes over and random
   keys are not, so pass the model's inputs as arguments. Python scalars, strings
   and functions among the arguments stay as they are. A gradient taken inside
@@ -55,7 +60,7 @@ def infer_weight_axes(
 
   Args:
     fn: A function of ``params``, the inputs and the keywords. What it returns
-      does not matter.
+      does not matter; a leaf that it does not use is left alone.
     params: A tree of arrays or of ``jax.ShapeDtypeStruct``. Other leaves, such
       as an Equinox module's functions, are left alone.
     *inputs: The data: trees of arrays or of ``jax.ShapeDtypeStruct``.
@@ -82,6 +87,16 @@ def infer_weight_axes(
     ((1,), 'contracts axes (1,) in dot_general')
     >>> axes['b'].reduction_axis, axes['b'].reason
     ((), 'added to activations')
+
+  Note:
+    These leaves are declined, with a reason, rather than guessed at: one that
+    is transposed in its second use; one of which a use sums only a part of an
+    axis, unless the other parts' results are added to it; one that enters a
+    primitive which is not known, such as a Fourier transform or a
+    factorization; a layer on constants, or on a learned input that was not
+    broadcast before, since a factor of a kernel looks the same; and one whose
+    norm is estimated from a state that is passed as data. Close over such a
+    state instead.
   """
   verdicts = read_verdicts(fn, params, *inputs, **kwargs)
   leaves, treedef = _weight_axes.flatten(params)

@@ -199,9 +199,15 @@ def meet(
   return plain(equation, values)
 
 
-def note_meeting(equation, view, ledger, what):
-  """A leaf joins activations; unclear after a product that may be a layer."""
-  use = Use(Force.NONE, what)
+def note_meeting(
+  equation: Equation, view: View, ledger: Ledger, what: str
+) -> None:
+  """A leaf joins activations without a contraction."""
+  ledger.note(equation, view.leaf, no_contraction(view, what))
+
+
+def no_contraction(view: View, what: str) -> Use:
+  """A use that sums no axis; unclear after a product that may be a layer."""
   if view.free or _views.bound_of(view.dims):
-    use = Use(Force.UNCLEAR, f'multiplied by no data, then {what}')
-  ledger.note(equation, view.leaf, use)
+    return Use(Force.UNCLEAR, f'multiplied by no data, then {what}')
+  return Use(Force.NONE, what)

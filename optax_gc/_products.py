@@ -118,9 +118,9 @@ def _meet_kernel(equation, values, sides, k, ledger):
       use = ledger.part(equation, view.leaf, use, other.after)
       ledger.note(equation, view.leaf, use)
       tokens.append(use.group)
-    elif _views.axes_of(_views.pick(view.dims, side.batch)):
+    elif not all(_views.is_foreign(view.dims[d]) for d in side.batch):
       if use is not None and not use.axes and not side.summed:
-        use = use._replace(sentence='scales activations')
+        use = _ledger.no_contraction(view, 'scales activations')
       rest = view._replace(dims=_kept_dims(view.dims, sides, k, equation))
       use = None if use is None else _named(use, equation)
       views.append(ledger.begin_product(equation, rest, use))
@@ -180,8 +180,7 @@ def _plays_activation(values, sides, k: int) -> bool:
 
 def _is_foreign(value: Value, d: int) -> bool:
   """Whether no leaf has axes in a dimension, its own or of a product."""
-  dims = [view.dims[d] for view in value.views]
-  return not _views.axes_of(dims) and not _views.bound_of(dims)
+  return all(_views.is_foreign(view.dims[d]) for view in value.views)
 
 
 def _other(values, sides, k: int):
@@ -272,7 +271,7 @@ def _summed_product(view: View, gone, base: Use | None) -> Use | None:
   shared = {i for i in gone if any(f.shared for f in view.dims[i])}
   if not shared:
     return None
-  summed = {i for i in gone if _views.axes_of((view.dims[i],))}
+  summed = {i for i in gone if not _views.is_foreign(view.dims[i])}
   rest = tuple(i for i in range(len(view.dims)) if i not in summed)
   side = Side(tuple(sorted(summed)), (), rest)
   use = _contraction.contraction(view, side)
@@ -280,16 +279,13 @@ def _summed_product(view: View, gone, base: Use | None) -> Use | None:
     use = _contraction.of_picked(view, side, False)
   if use is None or not use.axes:
     return use
-  others = gone - (shared if base is not None and base.axes else summed)
   if base is not None and base.axes:
-    if others:
+    # A batched contraction goes on over what it kept, if over nothing else.
+    if gone != shared:
       return None
     use = use._replace(axes=use.axes | base.axes, kept=use.kept - base.axes)
-  elif others and len(gone) == len(view.dims):
-    what = 'multiplied by data and summed to one number'
-    return Use(Force.UNCLEAR, what) if use.kept else None
-  elif others and not use.kept:
-    return None
+  elif gone != summed and not use.kept:
+    return None  # A scale, then a sum over examples or places.
   elif len(gone) == len(view.dims) and len(use.axes) > 1:
     return Use(Force.UNCLEAR, 'multiplied by data and summed to one number')
   what = f'contracts axes {tuple(sorted(use.axes))} in a product and a sum'

@@ -163,6 +163,11 @@ def bound_of(dims: Iterable[Dim]) -> Axes:
   return frozenset().union(*(f.bound for dim in dims for f in dim))
 
 
+def is_foreign(dim: Dim) -> bool:
+  """Whether no axis of the leaf is in a dimension, nor bound to it."""
+  return not any(f.axes or f.bound for f in dim)
+
+
 def pick(dims: Dims, indices: Iterable[int]) -> Dims:
   """Some dimensions, in the given order."""
   return tuple(dims[i] for i in indices)

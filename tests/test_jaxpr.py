@@ -945,6 +945,16 @@ def latent_rescaled_by_data(p, x, gate):
   return (gate * p['e']) @ p['w'] + x[:, None]
 
 
+@case({'a': W, 'b': W}, f32(N, N), {'a': (0,), 'b': (0,)})
+def low_rank_multiply_and_sum(p, x):
+  return jnp.einsum('ab,ab->ab', x, p['a'] @ p['b']).sum(0)
+
+
+@case({'a': W, 'b': W}, f32(2, N, N), {'a': (1,), 'b': (1,)})
+def low_rank_kernel_a_row_each(p, x):
+  return jnp.einsum('xab,ba->xb', x, p['a'] @ p['b'])
+
+
 LATENT = 'may be a factor of a kernel or a layer on a learned input'
 
 
