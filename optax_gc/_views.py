@@ -454,7 +454,7 @@ def _deal(factors: Sequence[Factor], shape: Sequence[int]) -> list[Dim]:
   """Deals factors out to dimensions whose sizes have the same product."""
   if len(shape) == 1:
     whole = tuple(f for f in factors if f.size != 1) if shape[0] != 1 else ()
-    return [_joined(whole or factors)]
+    return [_joined(whole or factors) or (Factor(shape[0]),)]
   queue = _joined(f for f in factors if f.size != 1)
   ones = [f for f in factors if f.size == 1]
   out: list[Dim] = []

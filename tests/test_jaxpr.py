@@ -823,6 +823,11 @@ def roll_an_axis_of_one_element(w, x):
   return x @ jnp.roll(w, 1, axis=1)[:, 0]
 
 
+@case(W, X, (0,))
+def flip_an_axis_of_one_element(w, x):
+  return x @ jnp.flip(w.reshape(N, 1, N), 1).reshape(N, N, 1)[..., 0]
+
+
 @case({'a': W, 'b': W}, X, {'a': (0,), 'b': (1,)})
 def stack_of_leaves_taken_apart(p, x):
   w = jnp.stack([p['a'], p['b']], axis=-1)
