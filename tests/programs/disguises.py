@@ -199,8 +199,6 @@ def store_gained(b: Builder, sub: Sub, name: str) -> Sub | None:
   several = [i for i, n in enumerate(weight.shape) if n > 1]
   if not weight.uses or len(several) < 2:
     return None
-  # Along an output or an input: as long as the gain lacks an axis of the
-  # weight, the weight is the kernel and the gain scales its inputs or outputs.
   kept = [src.choice(several)]
   gain = b.name()
   over = tuple(i for i in range(weight.rank) if i not in kept)
@@ -212,7 +210,9 @@ def store_gained(b: Builder, sub: Sub, name: str) -> Sub | None:
       v = v / jnp.sqrt(jnp.sum(v * v, over, keepdims=True) + 1e-6)
     return v * jnp.expand_dims(w[gain], over)
 
-  gains = Weight(tuple(weight.shape[i] for i in kept))
+  # Along an input: does it scale the kernel, or contract products with it?
+  shape = tuple(weight.shape[i] for i in kept)
+  gains = Weight(shape, contested=not weight.kept(kept[0]))
   return _stored(sub, name, {name: weight, gain: gains}, undo, 'gain')
 
 
