@@ -46,11 +46,14 @@ def contraction(view: View, side: Side) -> Use | None:
   if not axes:
     return None
   stay = (*batch, *free)
-  if any(not f.axes and f.entangled & axes for dim in free for f in dim):
+  foreign = [f for dim in (*summed, *free) for f in dim if not f.axes]
+  if any(f.entangled & axes for f in foreign):
     if view.free or _views.bound_of(view.dims):
       what = 'multiplied by a parameter both entrywise and as a matrix'
       return Use(Force.UNCLEAR, what)
     return Use(Force.NONE, 'scales a weight')
+  if any(f.masked & axes for dim in free for f in dim if not f.axes):
+    return Use(Force.UNCLEAR, 'multiplied by other constants for each output')
   if _latent_or_factor(view, summed, batch, free):
     return Use(Force.FATAL, _LATENT_OR_FACTOR)
   return Use(

@@ -88,47 +88,58 @@ def _combine(name: str, values: Sequence[Value]) -> Value:
       coefficients = [*values[:k], *values[k + 1 :]]
     else:
       coefficients = values
-    varying = frozenset(range(rank)).difference(
-      frozenset.intersection(
-        frozenset(range(rank)), *(c.uniform for c in coefficients)
+    leaves = [c for c in coefficients if c.views]
+    constants = [c for c in coefficients if not c.views]
+    own_too = name in _MULTIPLICATIVE
+    views = tuple(
+      _entangle(
+        view, _varying(leaves, rank), _varying(constants, rank), own_too
       )
+      for view in value.views
     )
-    prepared.append(
-      value._replace(
-        views=tuple(
-          _entangle(view, varying, name in _MULTIPLICATIVE)
-          for view in value.views
-        ),
-        lost=_lost_beside(value, [*values[:k], *values[k + 1 :]]),
-      )
-    )
+    others = [*values[:k], *values[k + 1 :]]
+    lost = _lost_beside(value, others)
+    prepared.append(value._replace(views=views, lost=lost))
   return _views.merge(prepared)
 
 
-def _entangle(view: View, varying: frozenset[int], own_too: bool) -> View:
+def _varying(values: Sequence[Value], rank: int) -> frozenset[int]:
+  """The dimensions along which any of some values may vary."""
+  dims = frozenset(range(rank))
+  return dims - frozenset.intersection(dims, *(v.uniform for v in values))
+
+
+def _entangle(
+  view: View, by_leaves: frozenset[int], by_constants: frozenset[int], own_too
+) -> View:
   """Marks dimensions along which coefficients vary jointly with others.
 
   Args:
     view: The view of a leaf that is multiplied by coefficients.
-    varying: The dimensions along which these vary.
+    by_leaves: The dimensions along which coefficients from leaves vary.
+    by_constants: Those along which constant ones do.
     own_too: Whether to mark the leaf's own dimensions too.
 
   Returns:
     The view after.
   """
   own = [_views.axes_of((d,)) | _views.bound_of((d,)) for d in view.dims]
-  axes = frozenset().union(*(own[i] for i in varying))
-  if not axes:
-    return view
-  dims = tuple(
-    tuple(f._replace(entangled=f.entangled | (axes - own[i])) for f in dim)
-    if i in varying
-    and not _single(dim)
-    and (own_too or not _views.axes_of((dim,)))
-    else dim
-    for i, dim in enumerate(view.dims)
-  )
-  return view._replace(dims=dims)
+
+  def jointly(i, varying):
+    if i not in varying:
+      return _views.NO_AXES
+    return frozenset().union(*(own[k] for k in varying)) - own[i]
+
+  def mark(i, dim):
+    if _single(dim) or (_views.axes_of((dim,)) and not own_too):
+      return dim
+    entangled, masked = jointly(i, by_leaves), jointly(i, by_constants)
+    return tuple(
+      f._replace(entangled=f.entangled | entangled, masked=f.masked | masked)
+      for f in dim
+    )
+
+  return view._replace(dims=tuple(mark(i, d) for i, d in enumerate(view.dims)))
 
 
 def _single(dim: _views.Dim) -> bool:

@@ -30,8 +30,9 @@ class Factor(NamedTuple):
       leaf's axes that were summed in that product. Summing over this factor
       with data sums over those axes with data.
     constant: Whether the other side of that product was a constant.
-    entangled: Axes of the leaf such that the coefficient of its elements varies
-      along the factor and along them jointly.
+    entangled: Axes of the leaf such that its elements' coefficients, as other
+      leaves give them, vary along the factor and along them jointly.
+    masked: The same for coefficients that are constants.
   """
 
   size: int
@@ -44,6 +45,7 @@ class Factor(NamedTuple):
   bound: Axes = NO_AXES
   constant: bool = False
   entangled: Axes = NO_AXES
+  masked: Axes = NO_AXES
 
   @property
   def whole(self) -> bool:
@@ -316,7 +318,7 @@ def sum_over(value: Value, shape: Sequence[int], gone: Axes) -> Value:
   def change(dims):
     # A sum of masked entries, as of a diagonal, is no sum of whole axes.
     masked = frozenset().union(
-      *(f.entangled for i in gone for f in dims[i] if f.axes)
+      *(f.entangled | f.masked for i in gone for f in dims[i] if f.axes)
     )
     return tuple(
       tuple(f._replace(part=None) if f.axes & masked else f for f in dim)
@@ -399,6 +401,7 @@ def blend(factors: Iterable[Factor], size: int) -> Factor:
     bound=frozenset().union(*(f.bound for f in factors)),
     constant=any(f.constant for f in factors),
     entangled=frozenset().union(*(f.entangled for f in factors)),
+    masked=frozenset().union(*(f.masked for f in factors)),
   )
 
 

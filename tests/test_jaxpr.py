@@ -960,6 +960,17 @@ def low_rank_kernel_a_row_each(p, x):
   return jnp.einsum('xab,ba->xb', x, p['a'] @ p['b'])
 
 
+@case({'w': W, 'g': f32(N)}, f32(2, N, N), {'w': (0, 1), 'g': None})
+def gain_in_a_kernel_of_one_output(p, x):
+  return jnp.einsum('xab,ab->x', x, p['w'] * p['g'])
+
+
+@case(W, X, 'multiplied by other constants for each output')
+def masked_otherwise_for_each_copy(w, x):
+  mask = jnp.arange(2 * N * N).reshape(N, 2, N) % 3
+  return jnp.einsum('xi,iko->xko', x, mask * w[:, None])
+
+
 LATENT = 'may be a factor of a kernel or a layer on a learned input'
 
 
