@@ -148,4 +148,4 @@ def test_most_wrong_axes_are_refuted():
   print(dict(_COUNTS))
   assert _COUNTS['right refuted'] == 0
   assert _COUNTS['right consistent'] > 3 * _COUNTS['right untested']
-  assert _COUNTS['wrong refuted'] > 0.8 * tested, _COUNTS
+  assert _COUNTS['wrong refuted'] > 0.75 * tested, _COUNTS
