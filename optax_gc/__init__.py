@@ -5,6 +5,8 @@ from optax_gc._centralize import gc as gc
 from optax_gc._centralize import (
   gradient_centralization as gradient_centralization,
 )
+from optax_gc._certificate import AxesCheck as AxesCheck
+from optax_gc._certificate import check_weight_axes as check_weight_axes
 from optax_gc._diagnostics import Summary as Summary
 from optax_gc._diagnostics import SummaryRow as SummaryRow
 from optax_gc._diagnostics import summary as summary

@@ -281,7 +281,7 @@ def _summed_product(view: View, gone, base: Use | None) -> Use | None:
     return use
   if base is not None and base.axes:
     # A batched contraction goes on over what it kept, if over nothing else.
-    if gone != shared:
+    if gone != shared or base.split:
       return None
     use = use._replace(axes=use.axes | base.axes, kept=use.kept - base.axes)
   elif gone != summed and not use.kept:

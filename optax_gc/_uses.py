@@ -171,7 +171,7 @@ def _missing(
   for axis, _ in use.parts:
     indices: set[int] = set()
     for other in uses:
-      if other.group == use.group:
+      if other is use or other.group == use.group >= 0:
         indices.update(dict(other.parts).get(axis) or ())
     if axis < 0 or len(indices) < shape[axis]:
       return max(axis, 0), len(indices)

@@ -971,6 +971,17 @@ def masked_otherwise_for_each_copy(w, x):
   return jnp.einsum('xi,iko->xko', x, mask * w[:, None])
 
 
+@case(f32(2 * N, N), f32(2, N, N), 'half of axis 0 is contracted')
+def halves_in_a_product_and_on_a_latent(w, x):
+  latent = jnp.broadcast_to(w[N:, 0], (2, 3, N))
+  return (x[:, 0, :, None] * w[:N]).sum(1) + x[:, 0], latent @ w[N:]
+
+
+@case(f32(4, N), f32(2, N, 2), 'half of axis 0 is contracted')
+def half_in_a_product_and_a_sum(w, x):
+  return jnp.einsum('xab,bua->xua', x, w.reshape(2, 2, N)).sum(2)
+
+
 LATENT = 'may be a factor of a kernel or a layer on a learned input'
 
 
