@@ -1009,6 +1009,13 @@ def low_rank_rows_stacked_again(p, x):
   return x @ jnp.stack([w[i] for i in range(N)])
 
 
+@case({'w': W, 'u': f32(1, N)}, X, {'w': (0,), 'u': None})
+def spectral_norm_with_a_row(p, x):
+  v = p['u'] @ p['w'].T
+  u = v @ p['w']
+  return x @ (p['w'] / (v @ p['w'] @ u.T)[0, 0])
+
+
 LATENT = 'may be a factor of a kernel or a layer on a learned input'
 
 
