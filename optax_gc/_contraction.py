@@ -68,7 +68,10 @@ def contraction(view: View, side: Side) -> Use | None:
 
 def kernel(view: View, side: Side) -> Use:
   """Reads a product with data in which a leaf is a weight or scales one."""
-  return contraction(view, side) or Use(Force.NONE, 'scales a weight')
+  # A factor of a product may have lost, with an index, what it was summed over.
+  factor = view.free and _views.axes_of(view.dims)
+  force = Force.UNCLEAR if factor else Force.NONE
+  return contraction(view, side) or Use(force, 'scales a weight')
 
 
 def of_picked(view: View, side: Side, compared: bool) -> Use | None:

@@ -144,7 +144,9 @@ def _entangle(
 
 def _single(dim: _views.Dim) -> bool:
   """Whether the leaf is at one position only, as in a stack of leaves."""
-  return any(f.placed is not None and len(f.placed) == 1 for f in dim)
+  return all(f.size == 1 for f in dim) or any(
+    f.placed is not None and len(f.placed) == 1 for f in dim
+  )
 
 
 def _lost_beside(value: Value, others: Sequence[Value]):

@@ -140,7 +140,7 @@ class Ledger:
 
 def plain(equation: Equation, values: Iterable[Value]) -> list[Value]:
   """Results about which only dependence on data is known."""
-  data = any(v.data for v in values)
+  data = any(v.data or v.choice for v in values)
   return [_views.DATA if data else _views.CONSTANT] * len(equation.outvars)
 
 
@@ -152,8 +152,7 @@ def lose(
   force: Force = Force.FATAL,
 ) -> list[Value]:
   """Results of an equation that leaves cannot be followed through."""
-  data = any(v.data for v in values)
-  if not data:
+  if not any(v.data or v.choice for v in values):
     path = '/'.join(_jaxpr.scopes(equation))
     reason = f'{why}, {path}' if path else why
     leaves = {view.leaf for v in values for view in v.views}

@@ -982,6 +982,40 @@ def half_in_a_product_and_a_sum(w, x):
   return jnp.einsum('xab,bua->xua', x, w.reshape(2, 2, N)).sum(2)
 
 
+@case({'d': W, 'n': W}, f32(2, N), {'d': 'no data enters', 'n': (0,)})
+def activations_made_of_a_rescaled_leaf(p, x):
+  images = p['d'][..., None] * x[0]
+  patches = conv(
+    images, jnp.arange(N * N * 1.0).reshape(1, N, N), ('NHC', 'HIO', 'NHC')
+  )
+  return patches @ p['n']
+
+
+@case(
+  {'a': f32(3, 1, N, N), 'b': f32(3, 1, N, N)},
+  f32(2, N),
+  {'a': (2,), 'b': (2,)},
+)
+def product_along_an_axis_of_one_element(p, x):
+  w = jnp.take(p['a'], jnp.array([0]), axis=1) * p['b']
+  return jnp.einsum('xi,klio->xklo', x, w)
+
+
+@case(
+  {'w': W, 'a': W, 'b': W}, X, {'w': (0,), 'a': (0,), 'b': 'scales a weight'}
+)
+def low_rank_rows_stacked_again(p, x):
+  w = p['w'] + p['a'] @ p['b']
+  return x @ jnp.stack([w[i] for i in range(N)])
+
+
+@case({'w': W, 'u': f32(1, N)}, X, {'w': (0,), 'u': None})
+def spectral_norm_with_a_row(p, x):
+  v = p['u'] @ p['w'].T
+  u = v @ p['w']
+  return x @ (p['w'] / (v @ p['w'] @ u.T)[0, 0])
+
+
 LATENT = 'may be a factor of a kernel or a layer on a learned input'
 
 
