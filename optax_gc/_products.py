@@ -1,11 +1,11 @@
 """Primitives that sum products: where leaves meet data as weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from optax_gc import _contraction, _elementwise, _jaxpr, _ledger, _views
 from optax_gc._contraction import Side
 from optax_gc._uses import Force, Use
-from optax_gc._views import Dims, Factor, Value, View
+from optax_gc._views import Dim, Dims, Factor, Loop, Peeled, Value, View
 
 
 def dot_general_rule(equation, values, ledger):
@@ -228,6 +228,7 @@ def _product(values, sides, shape) -> Value:
       for i, d in enumerate(side.free):
         out[first + i] = view.dims[d]
       free = view.free | _views.axes_of(_views.pick(view.dims, side.free))
+      view = view._replace(peeled=view.peeled | _mixed(summed, out))
       views.append(view._replace(dims=tuple(out), free=free))
   return Value(
     False,
@@ -235,6 +236,21 @@ def _product(values, sides, shape) -> Value:
     _uniform(values, sides),
     values[0].lost | values[1].lost,
     choice=values[0].choice or values[1].choice,
+  )
+
+
+def _mixed(summed: Dims, stay: Iterable[Dim]) -> frozenset[Peeled]:
+  """Factors summed with a parameter of axes that are yet to meet data.
+
+  An axis merged from a mixture's members and its inputs is contracted with data
+  in part only.
+  """
+  axes = _views.axes_of(stay)
+  return frozenset(
+    Peeled(f, Loop('mixture'))
+    for dim in summed
+    for f in dim
+    if f.axes & axes and f.size > 1
   )
 
 

@@ -945,6 +945,12 @@ def mixture_of_kernels_with_chosen_gates(p, x):
   return x @ jnp.einsum('n,nio->io', jax.nn.softmax(gates), p['w'])
 
 
+@case(f32(4 * N, N), X, 'part of axis 0 is contracted')
+def mixture_with_members_among_the_inputs(w, x):
+  gates = jnp.array([0.1, 0.2, 0.3, 0.4])
+  return x @ jnp.einsum('n,ino->io', gates, w.reshape(N, 4, N))
+
+
 @case({'e': f32(3, N), 'w': W}, (X, f32(2, 1, 1)), {'e': None, 'w': (0,)})
 def latent_rescaled_by_data(p, x, gate):
   return (gate * p['e']) @ p['w'] + x[:, None]
