@@ -1,16 +1,17 @@
 """Settings and fixtures that all tests share."""
 
-import compat
 import os
 
-# Compiling is most of the tests' time. `XLA_FLAGS= pytest` compiles as users do.
+import compat
+import hypothesis
+import pytest
+
+# Compiling is most of the tests' time; JAX reads this when it first compiles.
+# `XLA_FLAGS= pytest` compiles as users do.
 os.environ.setdefault(
   'XLA_FLAGS',
   '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true',
 )
-
-import hypothesis
-import pytest
 
 # Derandomized and without a deadline: a shared, busy machine must not decide.
 hypothesis.settings.register_profile(
