@@ -56,6 +56,8 @@ def contraction(view: View, side: Side) -> Use | None:
     return Use(Force.UNCLEAR, 'multiplied by other constants for each output')
   if _latent_or_factor(view, summed, batch, free):
     return Use(Force.FATAL, _LATENT_OR_FACTOR)
+  if view.bent:
+    return Use(Force.UNCLEAR, 'a function of its product is contracted')
   return Use(
     Force.DATA,
     f'contracts axes {tuple(sorted(axes))}',

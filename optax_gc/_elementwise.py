@@ -42,7 +42,7 @@ def elementwise_rule(equation, values, ledger):
     values = [v._replace(data=False, choice=True) for v in values]
   if any(v.data for v in values):
     return _elementwise_data(equation, values, ledger)
-  return [_combine(equation.primitive.name, values)]
+  return [combine(equation.primitive.name, values)]
 
 
 def _spread(value: Value, atom: Any, shape: Sequence[int]) -> Value:
@@ -77,7 +77,7 @@ def _rescales(equation, values: Sequence[Value]) -> bool:
   return any(own) and all(axes <= data[0].uniform for axes in own)
 
 
-def _combine(name: str, values: Sequence[Value]) -> Value:
+def combine(name: str, values: Sequence[Value]) -> Value:
   """An elementwise function of values that do not depend on data."""
   rank = max((len(v.dims) for value in values for v in value.views), default=0)
   prepared = []
@@ -97,6 +97,11 @@ def _combine(name: str, values: Sequence[Value]) -> Value:
       )
       for view in value.views
     )
+    if name not in _ADDITIVE and name not in _MULTIPLICATIVE:
+      views = tuple(
+        v._replace(bent=True) if v.free or _views.bound_of(v.dims) else v
+        for v in views
+      )
     others = [*values[:k], *values[k + 1 :]]
     lost = _lost_beside(value, others)
     prepared.append(value._replace(views=views, lost=lost))
@@ -268,7 +273,7 @@ def select_rule(equation, values, ledger):
     return _ledger.meet(equation, values, ledger, 'selected into activations')
   if which.data:
     return [chosen(_views.merge(cases))]
-  masked = _combine('mul', [which, _views.merge(cases)])
+  masked = combine('mul', [which, _views.merge(cases)])
   return [masked]
 
 

@@ -93,8 +93,9 @@ def infer_weight_axes(
     is transposed in its second use; one of which a use sums only a part of an
     axis, unless the other parts' results are added to it; one that enters a
     primitive which is not known, such as a Fourier transform or a
-    factorization; a layer on constants, or on a learned input that was not
-    broadcast before, since a factor of a kernel looks the same; and one whose
+    factorization; a layer on constants, or with heads on a learned input that
+    was not broadcast before (without heads it is the same program as a factor
+    of a low-rank kernel, and read as one); and one whose
     norm is estimated from a state that is passed as data. Close over such a
     state instead.
   """
@@ -210,6 +211,13 @@ def weight_axes_from_dict(
       f'{sorted(set(saved) - paths)} are not in the params. Infer them again, '
       'or load them with the params they were made from.'
     )
+  fields = {'reduction_axis', 'output_axis', 'reason', 'convolution'}
+  for path, entry in saved.items():
+    if not isinstance(entry, Mapping) or set(entry) != fields:
+      raise ValueError(
+        f'The saved weight axes of leaf {path!r} are {entry!r}, which are not '
+        f'the fields {sorted(fields)}. Save them again by weight_axes_to_dict.'
+      )
   return _weight_axes.map_leaves(
     lambda names, leaf: WeightAxes(**saved['/'.join(names)]), params
   )
@@ -268,7 +276,12 @@ def _explicit_axes(overrides: Any, leaves) -> dict[str, WeightAxes]:
   if overrides is None:
     return {}
   if isinstance(overrides, Sequence) and all(map(_is_rule, overrides)):
-    rules = [(re.compile(pattern), spec) for pattern, spec in overrides]
+    rules = [(_compiled(pattern), spec) for pattern, spec in overrides]
+  elif isinstance(overrides, str) or _is_rule(overrides):
+    raise TypeError(
+      f'The overrides are {overrides!r}. Give a list of pairs of a regular '
+      'expression and axes, or a tree of axes.'
+    )
   else:
     rules = [
       (re.compile(re.escape('/'.join(_weight_axes.path_names(path)))), spec)
@@ -292,15 +305,25 @@ def _explicit_axes(overrides: Any, leaves) -> dict[str, WeightAxes]:
   return explicit
 
 
+def _compiled(pattern: Any) -> re.Pattern[str]:
+  try:
+    return re.compile(pattern)
+  except re.error as error:
+    raise ValueError(
+      f'The override {pattern!r} is a malformed pattern: {error}.'
+    ) from error
+
+
 def _explicit(spec: Any, path: str, leaf: Any) -> WeightAxes:
-  if isinstance(spec, (int, tuple)) and not _has_fields(spec):
+  is_bare = isinstance(spec, (tuple, list)) or hasattr(spec, '__index__')
+  if is_bare and not _has_fields(spec):
     spec = WeightAxes(spec, reason='given explicitly')
   return _weight_axes.normalize(spec, path, leaf)
 
 
 def _is_rule(item: Any) -> bool:
   return (
-    isinstance(item, tuple)
+    isinstance(item, (tuple, list))
     and len(item) == 2
     and isinstance(item[0], (str, re.Pattern))
   )

@@ -15,18 +15,26 @@ from optax_gc._weight_axes import (
   WeightAxes,
   flatten,
   is_inexact,
+  is_spec,
   map_leaves,
   match_leaves,
 )
 
 Names = tuple[str, ...]
 
-_BIAS = re.compile(r'b|(.*_)?(bias(es)?(_.*)?|beta|offset|shift)')
+_BIAS = re.compile(
+  r'(.*_)?(bias(es)?(_[a-z]{1,2}\d*(_l\d+)?)?|beta|offset|shift)'
+)
 _SCALE = re.compile(r'(.*_)?(scale|gamma)')
-_EMBEDDING = re.compile(r'.*embed(ding|dings)?(_table)?|wte|wpe')
+_EMBEDDING = re.compile(
+  r'(?!.*unembed)(.*embed(ding|dings)?|(.*_)?emb)(_(tokens?|table|positions?))?'
+  r'|wte|wpe'
+)
 _TABLE = ('weight', 'table')
+_WEIGHTS = ('w', 'kernel', 'weight')
 _PROJECTION_IN = re.compile(r'(.*_)?(q|k|v|qkv|query|key|value)(_proj)?')
 _PROJECTION_OUT = re.compile(r'out|(o|out|output)_proj')
+_ATTENTION = re.compile(r'att(n|ention)', re.IGNORECASE)
 _CONVOLUTION = re.compile(r'conv', re.IGNORECASE)
 _NO_CONVOLUTION = re.compile(r'dense|linear|einsum|lora', re.IGNORECASE)
 
@@ -74,6 +82,7 @@ def flax_weight_axes(params: Any, *, embeddings: bool = False) -> Any:
   shapes = _shapes(params)
 
   def axes(names, leaf):
+    names = _words(names)
     bias = _bias_shape(names, shapes)
     exempt = _exempt(names, leaf, bias, embeddings)
     return exempt or _flax_kernel(names, tuple(leaf.shape), bias)
@@ -90,7 +99,7 @@ def torch_weight_axes(params: Any, *, embeddings: bool = False) -> Any:
 
   Args:
     params: A tree of arrays, or of anything with a shape and a dtype: an
-      Equinox module, a PyTorch state dict.
+      Equinox module, a tree of PyTorch's arrays.
     embeddings: Whether embedding tables ``(rows, features)`` are centralized
       too.
 
@@ -109,6 +118,7 @@ def torch_weight_axes(params: Any, *, embeddings: bool = False) -> Any:
   shapes = _shapes(params)
 
   def axes(names, leaf):
+    names = _words(names)
     bias = _bias_shape(names, shapes)
     exempt = _exempt(names, leaf, bias, embeddings)
     return exempt or _torch_kernel(tuple(leaf.shape), bias)
@@ -128,7 +138,9 @@ def match_weight_axes(
 
   Args:
     rules: Pairs of a regular expression and of a `WeightAxes`, a reduction
-      axis or a tuple of them, or ``None`` to leave the leaf alone.
+      axis or a tuple of them, or ``None`` to leave the leaf alone. Bare axes
+      are a convolution's if they are two or more and the layer's name does not
+      say otherwise.
 
   Returns:
     A callable ``params -> tree`` of `WeightAxes`.
@@ -150,14 +162,15 @@ def match_weight_axes(
 
   def axes(names, leaf):
     path = '/'.join(names)
-    for pattern, spec in compiled:
+    for pattern, spec, is_bare in compiled:
       if pattern.fullmatch(path):
-        return spec
+        return _marked(spec, _words(names)) if spec and is_bare else spec
     if len(getattr(leaf, 'shape', ())) < 2:
       return WeightAxes((), reason='rank below 2 and no rule')
+    patterns = [pattern.pattern for pattern, *_ in compiled]
     raise ValueError(
       f'No rule covers leaf {path!r} of shape {tuple(leaf.shape)}; the rules '
-      f'are {[pattern.pattern for pattern, _ in compiled]}. Add a rule for it, '
+      f'are {patterns}. Add a rule for it, '
       "or end the rules with ('.*', None) to leave the rest alone."
     )
 
@@ -200,7 +213,7 @@ def resolve_weight_axes(
 def _is_convention(weight_axes: Any) -> bool:
   """A callable, but no tree of specs: an Equinox module is both."""
   return callable(weight_axes) and not any(
-    isinstance(leaf, WeightAxes) for leaf in jax.tree.leaves(weight_axes)
+    map(is_spec, jax.tree.leaves(weight_axes, is_leaf=is_spec))
   )
 
 
@@ -213,22 +226,44 @@ def _skip(leaf: LeafAxes) -> LeafAxes:
   return leaf._replace(axes=axes)
 
 
+def _words(names: Names) -> Names:
+  """Names without the separators of flat dicts: ``a/b``, ``a.b``."""
+  return tuple(word for name in names for word in re.split('[/.]', name))
+
+
 def _shapes(params: Any) -> dict[Names, tuple[int, ...]]:
   leaves, _ = flatten(params)
-  return {names: tuple(getattr(leaf, 'shape', ())) for names, leaf in leaves}
+  return {
+    _words(names): tuple(getattr(leaf, 'shape', ())) for names, leaf in leaves
+  }
 
 
 def _bias_shape(
   names: Names, shapes: dict[Names, tuple[int, ...]]
 ) -> tuple[int, ...] | None:
-  """The shape of the bias beside a kernel, if there is one."""
-  for name in ('bias', 'b'):
-    if names and (shape := shapes.get((*names[:-1], name))):
-      return shape
+  """The shape of the bias beside a kernel, if there is one.
+
+  A leaf `b` is a bias if it is alone or beside a weight: `a` and `b` may be two
+  matrices.
+  """
+  if names and (shape := shapes.get((*names[:-1], 'bias'))):
+    return shape
+  if not names:
+    return None
+  layer, name = names[:-1], names[-1]
+  if name in _WEIGHTS or name.startswith('w_'):
+    return shapes.get((*layer, 'b'))
+  if name == 'b' and len(shapes[names]) > 1:
+    beside = [n[-1] for n in shapes if n[:-1] == layer and n != names]
+    if not beside or any(n in _WEIGHTS for n in beside):
+      return shapes[names]
   return None
 
 
-def _compile_rule(rule: Any) -> tuple[re.Pattern[str], WeightAxes | None]:
+def _compile_rule(
+  rule: Any,
+) -> tuple[re.Pattern[str], WeightAxes | None, bool]:
+  """The rule's pattern, its axes, and whether they were bare."""
   if not (isinstance(rule, tuple) and len(rule) == 2):
     raise TypeError(
       f'Rule {rule!r} is no pair of a regular expression and axes.'
@@ -236,15 +271,28 @@ def _compile_rule(rule: Any) -> tuple[re.Pattern[str], WeightAxes | None]:
   regex, spec = rule
   try:
     pattern = re.compile(regex)
-  except re.error as error:
+  except (re.error, TypeError) as error:
     raise ValueError(
       f'Rule {rule!r} has a malformed pattern: {error}.'
     ) from error
-  if isinstance(spec, (int, tuple, list)):
+  if spec is None:
+    return pattern, spec, False
+  is_bare = not is_spec(spec)
+  if is_bare:
     spec = WeightAxes(spec)
-  if isinstance(spec, WeightAxes):
-    spec = dataclasses.replace(spec, reason=spec.reason or f'rule {regex!r}')
-  return pattern, spec
+  axes = WeightAxes(
+    spec.reduction_axis,
+    spec.output_axis,
+    getattr(spec, 'reason', '') or f'rule {regex!r}',
+    getattr(spec, 'convolution', False),
+  )
+  return pattern, axes, is_bare
+
+
+def _marked(spec: WeightAxes, names: Names) -> WeightAxes:
+  """Axes with the mark of a convolution, by their number and the name."""
+  convolution = len(spec.reduction_axis) > 1 and _may_be_convolution(names)
+  return dataclasses.replace(spec, convolution=convolution)
 
 
 def _exempt(
@@ -261,10 +309,12 @@ def _exempt(
     return WeightAxes((), reason='holds no floating-point numbers')
   if len(shape) < 2:
     return WeightAxes((), reason='rank below 2: no weight vectors')
-  if _BIAS.fullmatch(name):
+  if _BIAS.fullmatch(name) or (name == 'b' and bias):
     return WeightAxes((), reason='a bias, by its name')
-  if _SCALE.fullmatch(name) or shape == bias:
-    return WeightAxes((), reason="a scale, by its name or its bias's shape")
+  if _SCALE.fullmatch(name):
+    return WeightAxes((), reason='a scale, by its name')
+  if shape == bias:
+    return WeightAxes((), reason="a scale, as its shape is its bias's")
   is_table = _EMBEDDING.fullmatch(name) or (
     name in _TABLE and _EMBEDDING.fullmatch(parent)
   )
@@ -287,11 +337,8 @@ def _flax_kernel(
     spec = WeightAxes(0, reason=f'attention projection, named {parent!r}')
   else:
     spec = WeightAxes(range(ndim - 1), reason='Flax: all axes but the last')
-  return dataclasses.replace(
-    spec,
-    convolution=len(spec.reduction_axis) == ndim - 1
-    and _may_be_convolution(names, ndim),
-  )
+  one_output = spec.output_axis is None or len(spec.output_axis) == 1
+  return _marked(spec, names) if one_output else spec
 
 
 def _axes_beside_bias(
@@ -317,16 +364,18 @@ def _axes_beside_bias(
   return None
 
 
-def _may_be_convolution(names: Names, ndim: int) -> bool:
-  """Whether a kernel with all axes but one reduced is a convolution's."""
-  path = '/'.join(names)
-  if ndim < 3:
-    return False
-  if _CONVOLUTION.search(path):
+def _may_be_convolution(names: Names) -> bool:
+  """Whether a kernel with two or more reduction axes is a convolution's.
+
+  The layer's own name decides, not those of the layers that it is in.
+  """
+  layer = names[-2] if len(names) > 1 else ''.join(names)
+  if _CONVOLUTION.search(layer):
     return True
-  parent = names[-2] if len(names) > 1 else ''
-  is_attention = ndim == 3 and _PROJECTION_OUT.fullmatch(parent)
-  return not is_attention and not _NO_CONVOLUTION.search(path)
+  if _NO_CONVOLUTION.search(layer) or _PROJECTION_IN.fullmatch(layer):
+    return False
+  around = names[-3] if len(names) > 2 else ''
+  return not (_PROJECTION_OUT.fullmatch(layer) and _ATTENTION.search(around))
 
 
 def _torch_kernel(
@@ -336,7 +385,7 @@ def _torch_kernel(
   ndim = len(shape)
   while bias and len(bias) > 1 and bias[-1] == 1:  # Equinox: (out, 1, 1).
     bias = bias[:-1]
-  convolution = ndim > 2 and (bias is None or len(bias) == 1)
+  convolution = ndim > 2
   if bias and bias != shape[:1] and bias == shape[1:2]:
     others = (0, *range(2, ndim))
     return WeightAxes(
@@ -348,6 +397,7 @@ def _torch_kernel(
       range(first, ndim),
       first - 1,
       f'axes absent from the bias {bias}',
+      ndim - first > 1,
     )
   return WeightAxes(
     range(1, ndim), 0, 'PyTorch: all axes but the first', convolution

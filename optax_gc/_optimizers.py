@@ -672,7 +672,12 @@ def _scale_by_root_sum_squares(
     sums = jax.tree.map(
       lambda g, s: s + jnp.square(jnp.abs(g)), updates, state.sum_of_squares
     )
-    updates = jax.tree.map(lambda g, s: g / (jnp.sqrt(s) + eps), updates, sums)
+    # A small eps is zero in float16, where no gradient yet would be 0 / 0.
+    updates = jax.tree.map(
+      lambda g, s: jnp.where(s > 0, g / (jnp.sqrt(s) + eps), jnp.zeros_like(g)),
+      updates,
+      sums,
+    )
     return updates, optax.ScaleByRssState(sums)
 
   return optax.GradientTransformation(init_fn, update_fn)
@@ -703,7 +708,7 @@ def _momentum(
   trace = optax.trace(momentum, nesterov)
   if _is_zero(dampening):
     return trace
-  if nesterov:
+  if nesterov and isinstance(dampening, numbers.Real):
     raise ValueError(
       "Nesterov's momentum looks ahead by undamped gradients: give "
       f'nesterov=True or dampening={dampening}, not both.'
@@ -721,13 +726,16 @@ def _decay(weight_decay: Schedule, mask: Any) -> optax.GradientTransformation:
     return optax.identity()
   if mask is not None:
     mask = functools.partial(_checked_mask, mask)
+  if callable(weight_decay):  # Optax before 0.2.5 takes numbers only.
+    decay = optax.inject_hyperparams(optax.add_decayed_weights, 'mask')
+    return decay(weight_decay=weight_decay, mask=mask)
   return optax.add_decayed_weights(weight_decay, mask)
 
 
 def _checked_mask(mask: Any, tree: Any) -> Any:
   """The mask of a tree, with errors that say what is wrong."""
   # An Equinox module of booleans can be called, but is no callable mask.
-  is_function = all(map(callable, jax.tree.leaves(mask)))
+  is_function = callable(mask) and all(map(callable, jax.tree.leaves(mask)))
   flags = mask(tree) if is_function else mask
   for flag in jax.tree.leaves(flags):
     if getattr(flag, 'dtype', np.asarray(flag).dtype) != np.bool_:

@@ -82,7 +82,30 @@ def _contract(equation, values, sides, ledger):
   for k in (0, 1):
     if _plays_activation(values, sides, k):
       return _activate(equation, values, sides, k, ledger)
-  return [_product(values, sides, _jaxpr.shape(equation.outvars[0]))]
+  shape = _jaxpr.shape(equation.outvars[0])
+  if not sides[0].summed:
+    # No sum: an entrywise product, as `mul` of the broadcast operands.
+    spread = [_spread(values[k], sides, k, shape) for k in (0, 1)]
+    return [_elementwise.combine('mul', spread)]
+  return [_product(values, sides, shape)]
+
+
+def _spread(value: Value, sides, k: int, shape: Sequence[int]) -> Value:
+  """An operand of a product without a sum, broadcast to its result."""
+  first = len(sides[k].batch) + k * len(sides[0].free)
+  where = {d: i for i, d in enumerate(sides[k].batch)}
+  where.update({d: first + i for i, d in enumerate(sides[k].free)})
+
+  def place(dims: Dims) -> Dims:
+    out = list(_views.foreign_dims(shape))
+    for d, i in where.items():
+      out[i] = dims[d]
+    return tuple(out)
+
+  uniform = frozenset(range(len(shape))) - frozenset(where.values())
+  uniform |= frozenset(where[d] for d in value.uniform)
+  views = tuple(v._replace(dims=place(v.dims)) for v in value.views)
+  return value._replace(views=views, uniform=uniform)
 
 
 def _meet_kernel(equation, values, sides, k, ledger):

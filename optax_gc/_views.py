@@ -90,6 +90,8 @@ class View(NamedTuple):
     free: Axes that were kept in a product with another parameter.
     picked: If data looked up the leaf's entries: by which primitive.
     product: If data multiplies the leaf elementwise: which product that is.
+    bent: Whether a product of it with another parameter went through a
+      nonlinearity, so that its entries no longer form one inner product.
   """
 
   leaf: int
@@ -98,6 +100,7 @@ class View(NamedTuple):
   free: Axes = NO_AXES
   picked: str = ''
   product: Any = None
+  bent: bool = False
 
 
 class Value(NamedTuple):

@@ -86,6 +86,13 @@ def is_inexact(leaf: Any) -> bool:
   return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
 
 
+def is_spec(x: Any) -> bool:
+  """A spec or ``None``; Muon's type is known by its fields, as it moves."""
+  return x is None or (
+    hasattr(x, 'reduction_axis') and hasattr(x, 'output_axis')
+  )
+
+
 def vector_size(shape: Sequence[int], axes: WeightAxes) -> int:
   """The number of elements M of each weight vector."""
   return math.prod(shape[axis] for axis in axes.reduction_axis)
@@ -129,11 +136,13 @@ def match_leaves(weight_axes: Any, tree: Any) -> list[LeafAxes]:
   specs = {
     path_names(path): spec
     for path, spec in jax.tree_util.tree_flatten_with_path(
-      weight_axes, is_leaf=_is_spec
+      weight_axes, is_leaf=is_spec
     )[0]
   }
+  for path, spec in specs.items():
+    _require_spec(spec, '/'.join(path))
   leaves, _ = flatten(tree)
-  paths = {path for path, _ in leaves}
+  paths = dict(leaves)
   missing = [path for path in paths if path not in specs]
   extra = [path for path in specs if path not in paths]
   if extra:
@@ -144,7 +153,12 @@ def match_leaves(weight_axes: Any, tree: Any) -> list[LeafAxes]:
       if not any(path[: len(hole)] == hole for hole in holes)
     ]
   if missing or extra:
-    raise ValueError(_mismatch_message(missing, extra))
+    raise ValueError(
+      _mismatch_message(
+        {path: getattr(paths[path], 'shape', ()) for path in missing},
+        {path: specs[path] for path in extra},
+      )
+    )
   return [
     LeafAxes('/'.join(path), leaf, normalize(specs[path], '/'.join(path), leaf))
     for path, leaf in leaves
@@ -182,12 +196,7 @@ def normalize(spec: Any, path: str, leaf: Any) -> WeightAxes:
   """
   if spec is None:
     return WeightAxes((), (), LEFT_ALONE_GIVEN)
-  if not _is_spec(spec):
-    raise TypeError(
-      f'The axes of leaf {path!r} are {spec!r}, of type '
-      f'{type(spec).__name__}. Give an optax_gc.WeightAxes, an '
-      'optax.contrib.MuonDimensionNumbers, or None to leave the leaf alone.'
-    )
+  _require_spec(spec, path)
   shape = tuple(getattr(leaf, 'shape', ()))
   fail = _Complaint(path, shape, spec)
   reduction = _axes_in_range(spec.reduction_axis, len(shape), fail)
@@ -227,6 +236,7 @@ def muon_dimension_numbers(weight_axes: Any) -> Any:
 
   Raises:
     AttributeError: If the installed Optax has no ``MuonDimensionNumbers``.
+    ValueError: If hand-written axes name no output axes.
 
   Example:
     >>> import jax.numpy as jnp, optax_gc
@@ -236,13 +246,29 @@ def muon_dimension_numbers(weight_axes: Any) -> Any:
   """
 
   def convert(axes):
+    if axes is None or not hasattr(axes, 'reason'):
+      return axes
+    if axes.reduction_axis and axes.output_axis is None:
+      raise ValueError(
+        f'{axes!r} names no output axes, which Muon needs. Give output_axis, '
+        'or take the axes from a convention or from inference.'
+      )
     if not axes.reduction_axis or not axes.output_axis:
       return None
     return optax.contrib.MuonDimensionNumbers(
       axes.reduction_axis, axes.output_axis
     )
 
-  return jax.tree.map(convert, weight_axes)
+  return jax.tree.map(convert, weight_axes, is_leaf=is_spec)
+
+
+def _require_spec(spec: Any, path: str) -> None:
+  if not is_spec(spec):
+    raise TypeError(
+      f'The axes of leaf {path!r} are {spec!r}, of type '
+      f'{type(spec).__name__}. Give an optax_gc.WeightAxes, an '
+      'optax.contrib.MuonDimensionNumbers, or None to leave the leaf alone.'
+    )
 
 
 class _Complaint(NamedTuple):
@@ -253,14 +279,18 @@ class _Complaint(NamedTuple):
   spec: Any
 
   def __call__(self, error: type[Exception], message: str) -> NoReturn:
+    what = f'Leaf {self.path!r}' if self.path else 'The array'
+    none = 'None' if self.path else 'no axes, (),'
+    it = 'this leaf' if self.path else 'it'
     raise error(
-      f'Leaf {self.path!r} of shape {self.shape} was given {self.spec!r}: '
-      f'{message}. Name existing, distinct axes of this leaf, or give None to '
-      'leave it alone.'
+      f'{what} of shape {self.shape} was given {self.spec!r}: {message}. Name '
+      f'existing, distinct axes of {it}, or give {none} to leave it alone.'
     )
 
 
 def _as_tuple(axes: Any) -> tuple[Any, ...]:
+  if getattr(axes, 'ndim', 0) == 1:
+    axes = axes.tolist()
   return tuple(axes) if isinstance(axes, (tuple, list, range)) else (axes,)
 
 
@@ -279,13 +309,6 @@ def _axes_in_range(axis: Any, ndim: int, fail: _Complaint) -> tuple[int, ...]:
   return tuple(sorted(axes))
 
 
-def _is_spec(x: Any) -> bool:
-  """A spec or ``None``; Muon's type is known by its fields, as it moves."""
-  return x is None or (
-    hasattr(x, 'reduction_axis') and hasattr(x, 'output_axis')
-  )
-
-
 def _empty_paths(tree: Any) -> list[tuple[str, ...]]:
   """Paths of nodes without leaves: None, masked or partitioned-out nodes."""
   nodes, _ = jax.tree_util.tree_flatten_with_path(
@@ -294,17 +317,21 @@ def _empty_paths(tree: Any) -> list[tuple[str, ...]]:
   return [path_names(p) for p, node in nodes if not jax.tree.leaves(node)]
 
 
-def _mismatch_message(missing, extra) -> str:
-  def listed(paths):
-    names = sorted('/'.join(path) for path in paths)
-    more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-    return ', '.join(map(repr, names[:5])) + more
+def _mismatch_message(
+  missing: dict[tuple[str, ...], Any], extra: dict[tuple[str, ...], Any]
+) -> str:
+  def listed(items, template):
+    texts = sorted(template('/'.join(p), x) for p, x in items.items())
+    more = f' and {len(texts) - 5} more' if len(texts) > 5 else ''
+    return ', '.join(texts[:5]) + more
 
   parts = ['The weight axes do not match the updates.']
   if missing:
-    parts.append(f'No axes are given for {listed(missing)}.')
+    shapes = listed(missing, lambda path, x: f'{path!r} of shape {tuple(x)}')
+    parts.append(f'No axes are given for {shapes}.')
   if extra:
-    parts.append(f'Axes are given for {listed(extra)}, not in the updates.')
+    specs = listed(extra, lambda path, x: f'{path!r} ({x!r})')
+    parts.append(f'Axes are given for {specs}, not in the updates.')
   parts.append(
     'Give one WeightAxes or None for each leaf, in a tree like the params.'
   )

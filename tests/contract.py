@@ -55,7 +55,7 @@ def step(tx, grads, state, params):
 
 def takes_extra_args(make: Maker):
   """Unknown extra arguments are ignored."""
-  tx = optax.with_extra_args_support(make())
+  tx = make()
   state = tx.init(params())
   plain, _ = tx.update(grads(), state, params())
   extra, _ = tx.update(grads(), state, params(), value=1.0, unknown='x')

@@ -284,3 +284,27 @@ def test_equinox():
   assert axes.layers[1].bias.reduction_axis == ()
   whole = optax_gc.infer_weight_axes(lambda m, x: jax.vmap(m)(x), mlp, X)
   assert whole.layers[1].weight.reduction_axis == (1,)
+
+
+@pytest.mark.parametrize('entry', [{}, None, {'reduction_axis': [0]}])
+def test_loading_truncated_axes_raises(entry):
+  axes = optax_gc.infer_weight_axes(model, PARAMS, X)
+  saved = {**optax_gc.weight_axes_to_dict(axes), 'b': entry}
+  with pytest.raises(ValueError, match=r"leaf 'b' are .*, which are not the"):
+    optax_gc.weight_axes_from_dict(saved, PARAMS)
+
+
+@pytest.mark.parametrize('overrides', ['b', ('b', 0)])
+def test_a_forgotten_bracket_is_said(overrides):
+  with pytest.raises(TypeError, match='Give a list of pairs'):
+    optax_gc.infer_weight_axes(model, PARAMS, X, overrides=overrides)
+
+
+def test_a_malformed_override_is_named():
+  with pytest.raises(ValueError, match=r"'w\(' is a malformed pattern"):
+    optax_gc.infer_weight_axes(model, PARAMS, X, overrides=[('w(', 0)])
+
+
+def test_overrides_as_json_has_them():
+  axes = optax_gc.infer_weight_axes(model, PARAMS, X, overrides=[['b', [1]]])
+  assert axes['b'].reduction_axis == (1,)

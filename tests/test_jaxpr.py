@@ -945,6 +945,42 @@ def mixture_of_kernels_with_chosen_gates(p, x):
   return x @ jnp.einsum('n,nio->io', jax.nn.softmax(gates), p['w'])
 
 
+@case(
+  {'z': f32(6, N), 'a': f32(N, 5), 'b': f32(5, 7)},
+  f32(2, 6),
+  {
+    'z': 'entrywise and as a matrix',
+    'a': 'entrywise and as a matrix',
+    'b': 'a function of its product is contracted',
+  },
+)
+def learned_hypernetwork(p, x):
+  return x @ jnp.tanh(jnp.tanh(p['z'] @ p['a']) @ p['b'])
+
+
+@case({'s': f32(N), 'w': W}, X, {'s': None, 'w': (0,)})
+def gain_by_einsum(p, x):
+  return x @ jnp.einsum('i,ij->ij', p['s'], p['w'])
+
+
+@case(
+  {'s': f32(2, N), 'w': f32(2, N, N)}, f32(3, 2, N), {'s': None, 'w': (0, 1)}
+)
+def gain_of_rank_two_by_einsum(p, x):
+  kernel = jnp.einsum('hi,hio->hio', p['s'], p['w'])
+  return jnp.einsum('bhi,hio->bo', x, kernel)
+
+
+@case(
+  {'r': f32(3, N), 'w': f32(3, N, N), 's': f32(3, N)},
+  f32(3, 2, N),
+  {'r': None, 'w': (1,), 's': None},
+)
+def ensemble_of_gains_by_einsum(p, x):
+  kernel = jnp.einsum('ei,eio,eo->eio', p['r'], p['w'], p['s'])
+  return jnp.einsum('ebi,eio->ebo', x, kernel)
+
+
 @case(f32(4 * N, N), X, 'part of axis 0 is contracted')
 def mixture_with_members_among_the_inputs(w, x):
   gates = jnp.array([0.1, 0.2, 0.3, 0.4])

@@ -212,7 +212,8 @@ def test_an_nnx_optimizer_resolves_the_same_leaves():
 
 
 @pytest.mark.parametrize(
-  'name', ['embedding', 'embeddings', 'pos_embed', 'wte', 'token_embedding']
+  'name',
+  ['embedding', 'embeddings', 'pos_embed', 'wte', 'embed_tokens', 'pos_emb'],
 )
 def test_embeddings_only_on_request(name):
   tree = {name: jnp.ones((7, 3))}
@@ -267,6 +268,14 @@ def test_scale_beside_a_bias_of_its_shape():
     ('attention/query/kernel', (4, 2, 3), False),
     ('DenseGeneral_0/kernel', (2, 3, 4), False),
     ('Dense_0/kernel', (3, 4), False),
+    ('attention/out/kernel', (2, 2, 3, 4), False),
+    ('attn/query/kernel', (4, 8, 2, 2), False),
+    ('attn/qkv/kernel', (8, 3, 2, 4), False),
+    ('ConvNet/attn/out/kernel', (2, 3, 4), False),
+    ('ConvNet/mlp/dense/kernel', (2, 3, 4), False),
+    ('DenseBlock_0/layers/0/kernel', (3, 3, 2, 4), True),
+    ('unet/out/kernel', (3, 3, 2, 4), True),
+    ('net/~/conv2_d/w', (3, 3, 2, 4), True),
   ],
 )
 def test_what_is_a_convolution(path, shape, convolution):
@@ -327,7 +336,7 @@ def test_rules_first_full_match_wins():
   axes = convention(params)
   assert axes == {
     'block': {'up': WeightAxes(1, 0), 'down': WeightAxes(0, 1)},
-    'mix': WeightAxes((0, 2), 1),
+    'mix': WeightAxes((0, 2), 1, convolution=True),
     'b': WeightAxes((), ()),
   }
   assert axes['block']['up'].reason == "rule 'block/up'"
@@ -346,9 +355,86 @@ def test_uncovered_leaves_raise_unless_a_last_rule_covers_them():
   assert axes == {'a': {'w': WeightAxes((), ())}}
 
 
+def test_rules_take_muon_specs():
+  numbers = getattr(optax.contrib, 'MuonDimensionNumbers', None)
+  if numbers is None:
+    pytest.skip('this Optax has no MuonDimensionNumbers')
+  convention = optax_gc.match_weight_axes([('.*', numbers(0, 1))])
+  axes = convention({'w': jnp.ones((3, 2))})
+  assert axes == {'w': WeightAxes(0, 1)}
+  assert axes['w'].reason == "rule '.*'"
+
+
+def test_bare_rules_tell_convolutions_by_the_layers_name():
+  params = {
+    'conv': {'w': jnp.ones((3, 3, 2, 4))},
+    'out_proj': {'w': jnp.ones((2, 3, 4))},
+    'dense': {'w': jnp.ones((2, 3, 4))},
+  }
+  rules = [('conv/w', (0, 1, 2)), ('.*', (0, 1))]
+  axes = optax_gc.match_weight_axes(rules)
+  kept = {
+    row.path: row.centralized
+    for row in optax_gc.summary(params, axes, conv_only=True)
+  }
+  assert kept == {'conv/w': True, 'out_proj/w': True, 'dense/w': False}
+
+
+def test_stacked_convolutions_are_convolutions():
+  flax = {'kernel': jnp.ones((5, 3, 3, 2, 8)), 'bias': jnp.ones((5, 8))}
+  torch = {'weight': jnp.ones((5, 8, 2, 3, 3)), 'bias': jnp.ones((5, 8, 1, 1))}
+  assert optax_gc.flax_weight_axes(flax)['kernel'] == WeightAxes(
+    (1, 2, 3), 4, convolution=True
+  )
+  assert optax_gc.torch_weight_axes(torch)['weight'] == WeightAxes(
+    (2, 3, 4), 1, convolution=True
+  )
+
+
+def test_flat_dicts_read_like_nested_ones():
+  assert axes_of(
+    {
+      'attn/query/bias': jnp.ones((2, 3)),
+      'attn/query/kernel': jnp.ones((5, 2, 3)),
+    }
+  ) == {'attn/query/bias': (), 'attn/query/kernel': (0,)}
+  assert torch_axes(
+    {
+      'embedding.weight': jnp.ones((7, 3)),
+      'norm.weight': jnp.ones((2, 3)),
+      'norm.bias': jnp.ones((2, 3)),
+      'up.weight': jnp.ones((3, 4, 2, 2)),
+      'up.bias': jnp.ones(4),
+    }
+  ) == {
+    'embedding.weight': (),
+    'norm.weight': (),
+    'norm.bias': (),
+    'up.weight': (0, 2, 3),
+    'up.bias': (),
+  }
+
+
+def test_an_output_head_is_no_embedding():
+  assert axes_of({'unembedding': jnp.ones((3, 7))}) == {'unembedding': (0,)}
+
+
+def test_a_matrix_b_beside_no_weight_is_no_bias():
+  assert axes_of({'a': jnp.ones((4, 4)), 'b': jnp.ones((4, 4))}) == {
+    'a': (0,),
+    'b': (0,),
+  }
+  assert axes_of({'w': jnp.ones((6, 4, 4)), 'b': jnp.ones((6, 4))}) == {
+    'w': (1,),
+    'b': (),
+  }
+
+
 def test_malformed_rules_raise_when_built():
   with pytest.raises(ValueError, match=r"\('\(', 0\) has a malformed pattern"):
     optax_gc.match_weight_axes([('(', 0)])
+  with pytest.raises(ValueError, match=r'\(5, 0\) has a malformed pattern'):
+    optax_gc.match_weight_axes([(5, 0)])
   with pytest.raises(TypeError, match="Rule 'kernel' is no pair"):
     optax_gc.match_weight_axes(['kernel'])
 

@@ -375,3 +375,38 @@ def test_recipes_keep_the_means(name):
   moved = jax.tree.map(jnp.subtract, end, start)
   assert optax_gc.weight_statistics(moved)['kernel'].max() < 2e-6
   assert abs(moved['kernel']).max() > 1e-3
+
+
+def test_nesterov_with_injected_hyperparams():
+  """The default dampening is a number, also as an array."""
+  make = optax.inject_hyperparams(optax_gc.sgd)
+  tx = make(learning_rate=0.1, momentum=0.9, nesterov=True)
+  plain = optax_gc.sgd(0.1, momentum=0.9, nesterov=True)
+  p, g = contract.params(), contract.grads()
+  updates, _ = tx.update(g, tx.init(p), p)
+  expected, _ = plain.update(g, plain.init(p), p)
+  chex.assert_trees_all_close(updates, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('make', [optax_gc.sgd, optax_gc.adamw])
+def test_decay_may_be_a_schedule(make):
+  p, g = contract.params(), contract.grads()
+  tx, plain = make(0.1, weight_decay=lambda t: 0.5), make(0.1, weight_decay=0.5)
+  updates, _ = jax.jit(tx.update)(g, tx.init(p), p)
+  expected, _ = plain.update(g, plain.init(p), p)
+  chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_adagrad_of_zero_gradients_in_float16():
+  p = {'w': jnp.ones((3, 2), jnp.float16)}
+  tx = optax_gc.adagrad(0.1)
+  updates, _ = tx.update(p, tx.init(p), p)
+  assert not updates['w'].any()
+
+
+@pytest.mark.parametrize('mask', [{}, {'w': None}])
+def test_an_empty_mask_is_no_function(mask):
+  p = {'w': jnp.ones((3, 2))}
+  tx = optax_gc.adamw(0.1, mask=mask)
+  with pytest.raises(ValueError, match='does not match the params'):
+    tx.update(p, tx.init(p), p)

@@ -124,6 +124,15 @@ def test_a_bare_axis_is_no_spec(spec):
     normalize(spec)
 
 
+def test_arrays_of_integers_are_axes():
+  assert WeightAxes(np.array([0, 1])) == WeightAxes((0, 1))
+
+
+def test_muon_needs_output_axes():
+  with pytest.raises(ValueError, match='names no output axes, which Muon'):
+    optax_gc.muon_dimension_numbers({'w': WeightAxes(0)})
+
+
 def match(axes, tree):
   leaves = _weight_axes.match_leaves(axes, tree)
   return {leaf.path: leaf.axes.reduction_axis for leaf in leaves}
@@ -134,15 +143,25 @@ def test_missing_and_extra_leaves_raise_with_their_paths():
   axes = {'a': {'v': WeightAxes(0)}, 'b': WeightAxes(0)}
   with pytest.raises(ValueError, match='do not match the updates') as raised:
     match(axes, tree)
-  assert "No axes are given for 'a/w'." in str(raised.value)
-  assert "Axes are given for 'a/v', not in the updates." in str(raised.value)
+  text = str(raised.value)
+  assert "No axes are given for 'a/w' of shape (2, 2)." in text
+  assert "Axes are given for 'a/v' (WeightAxes(reduction_axis=(0,)" in text
+  assert 'not in the updates.' in text
   assert 'Give one WeightAxes or None for each leaf' in str(raised.value)
 
 
 def test_many_missing_leaves_are_counted():
   tree = {f'w{i}': jnp.ones((2, 2)) for i in range(8)}
-  with pytest.raises(ValueError, match=r"'w0', .*, 'w4' and 3 more"):
+  with pytest.raises(
+    ValueError, match=r"'w0' of .*, 'w4' of shape \(2, 2\) and 3 more"
+  ):
     match({}, tree)
+
+
+@pytest.mark.parametrize('axes', [0, {'w': (0,)}, {'w': 'kernel'}])
+def test_what_is_no_spec_is_said_before_paths_are_compared(axes):
+  with pytest.raises(TypeError, match=r'The axes of leaf .* are .*, of type'):
+    match(axes, {'w': jnp.ones((2, 2))})
 
 
 def test_a_spec_does_not_spread_over_a_subtree():
