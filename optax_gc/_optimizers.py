@@ -84,9 +84,10 @@ def sgd(
   _check_rates(
     learning_rate=learning_rate, momentum=momentum, dampening=dampening
   )
+  gc = gradient_centralization(weight_axes, conv_only=conv_only)
   return optax.chain(
-    _decay(weight_decay, mask),
-    gradient_centralization(weight_axes, conv_only=conv_only),
+    gc,
+    _decay(weight_decay, mask, gc),
     _momentum(momentum, nesterov, dampening),
     optax.scale_by_learning_rate(learning_rate),
   )
@@ -222,9 +223,9 @@ def adam(
   """
   _check_rates(learning_rate=learning_rate, b1=b1, b2=b2, eps=eps)
   gc = gradient_centralization(weight_axes, conv_only=conv_only)
+  decay = _decay(weight_decay, mask, gc if where == 'gradient' else None)
   return optax.chain(
-    _decay(weight_decay, mask),
-    *_place(where, gc, optax.scale_by_adam(b1, b2, eps)),
+    *_place(where, gc, decay, optax.scale_by_adam(b1, b2, eps)),
     optax.scale_by_learning_rate(learning_rate),
   )
 
@@ -364,10 +365,10 @@ def adagrad(
     eps=eps,
   )
   gc = gradient_centralization(weight_axes, conv_only=conv_only)
+  decay = _decay(weight_decay, mask, gc if where == 'gradient' else None)
   direction = _scale_by_root_sum_squares(initial_accumulator_value, eps)
   return optax.chain(
-    _decay(weight_decay, mask),
-    *_place(where, gc, direction),
+    *_place(where, gc, decay, direction),
     optax.scale_by_learning_rate(learning_rate),
   )
 
@@ -719,17 +720,39 @@ def _momentum(
   return optax.chain(damp, trace)
 
 
-def _decay(weight_decay: Schedule, mask: Any) -> optax.GradientTransformation:
-  """Adds decayed weights; a constant zero needs no params."""
+def _decay(
+  weight_decay: Schedule,
+  mask: Any,
+  gc: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformation:
+  r"""Adds decayed weights; a constant zero needs no params.
+
+  With ``gc`` they are projected, for decay inside the projection: it is linear,
+  so that :math:`P (g + \lambda w) = P g + \lambda P w`. The means on the right
+  are of arrays at hand, and no sum is written out for those on the left.
+  """
   _check_rates(weight_decay=weight_decay)
   if _is_zero(weight_decay):
     return optax.identity()
   if mask is not None:
     mask = functools.partial(_checked_mask, mask)
   if callable(weight_decay):  # Optax before 0.2.5 takes numbers only.
-    decay = optax.inject_hyperparams(optax.add_decayed_weights, 'mask')
-    return decay(weight_decay=weight_decay, mask=mask)
-  return optax.add_decayed_weights(weight_decay, mask)
+    inject = optax.inject_hyperparams(optax.add_decayed_weights, 'mask')
+    decay = inject(weight_decay=weight_decay, mask=mask)
+  else:
+    decay = optax.add_decayed_weights(weight_decay, mask)
+  return decay if gc is None else _on_projected_params(decay, gc)
+
+
+def _on_projected_params(
+  decay: optax.GradientTransformation, gc: optax.GradientTransformation
+) -> optax.GradientTransformation:
+  def update_fn(updates, state, params=None):
+    if params is not None:  # Else `decay` says that it needs them.
+      params, _ = gc.update(params, optax.EmptyState())
+    return decay.update(updates, state, params)
+
+  return optax.GradientTransformation(decay.init, update_fn)
 
 
 def _checked_mask(mask: Any, tree: Any) -> Any:
