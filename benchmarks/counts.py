@@ -12,10 +12,15 @@ import jax
 import jax.numpy as jnp
 
 # These make no kernel, or are the second half of one.
-FREE = frozenset(
-  'parameter constant tuple get-tuple-element bitcast after-all '
-  'partition-id replica-id iota'.split()
-)
+FREE = {
+  'parameter',
+  'constant',
+  'tuple',
+  'get-tuple-element',
+  'bitcast',
+  'after-all',
+  'iota',
+}
 INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?([\w.-]+) = (.*)$')
 SHAPE = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?')
 

@@ -9,7 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 
-from optax_gc._layouts import resolve_weight_axes
+from optax_gc._layouts import weight_axes_resolver
 from optax_gc._weight_axes import WeightAxes, normalize
 
 
@@ -82,7 +82,7 @@ def gradient_centralization(
       are :class:`optax_gc.WeightAxes`,
       :class:`optax.contrib.MuonDimensionNumbers` or ``None`` (leave alone),
       such as :func:`optax_gc.infer_weight_axes` returns. It is resolved on the
-      updates, by path.
+      updates, by path, and once for all trees of the same structure and shapes.
     conv_only: Whether to leave all but convolution kernels alone, as the
       paper does on CIFAR and ImageNet.
 
@@ -110,9 +110,7 @@ def gradient_centralization(
     Yong et al, `Gradient Centralization
     <https://arxiv.org/abs/2004.01461>`_, 2020, equations (1) and (2).
   """
-  resolve = functools.partial(
-    resolve_weight_axes, weight_axes, conv_only=conv_only
-  )
+  resolve = weight_axes_resolver(weight_axes, conv_only)
 
   def init_fn(params):
     resolve(params)  # Bad axes raise here already.
@@ -135,26 +133,34 @@ gc = gradient_centralization
 @functools.partial(jax.jit, static_argnames='axes')
 def _centralize(g: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   """Subtracts means; its own `jit`, so that equal leaves are lowered once."""
+  return _subtract(g, _mean(g, axes))
+
+
+@functools.partial(jax.jit, static_argnames='axes')
+def _mean(g: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  """Means in at least float32, with the reduced axes kept."""
   wide = jnp.promote_types(g.dtype, jnp.float32)
 
-  def subtract_mean(g, g_again):
-    mean = jnp.mean(g_again.astype(wide), axes, keepdims=True)
-    return g.astype(wide) - mean
-
-  def in_one_dtype(g):
-    return subtract_mean(g, g).astype(g.dtype)
-
-  def on_cpu(g):
-    # XLA for CPU would share the upcast between mean and subtraction, and so
-    # write it out: 5 gradient sizes of traffic instead of 1.
-    centralized = subtract_mean(g, lax.optimization_barrier(g))
-    if g.dtype == jnp.bfloat16:
-      return _to_bfloat16(centralized)
-    return centralized.astype(g.dtype)
+  def mean(g):
+    return jnp.mean(g.astype(wide), axes, keepdims=True)
 
   if g.dtype == wide:
-    return in_one_dtype(g)
-  return lax.platform_dependent(g, cpu=on_cpu, default=in_one_dtype)
+    return mean(g)
+  # XLA for CPU would share the upcast between mean and subtraction, and so
+  # write it out: 5 gradient sizes of traffic instead of 1.
+  return lax.platform_dependent(
+    g, cpu=lambda g: mean(lax.optimization_barrier(g)), default=mean
+  )
+
+
+@jax.jit
+def _subtract(g: jax.Array, mean: jax.Array) -> jax.Array:
+  difference = g.astype(mean.dtype) - mean
+  if g.dtype != jnp.bfloat16:
+    return difference.astype(g.dtype)
+  return lax.platform_dependent(
+    difference, cpu=_to_bfloat16, default=lambda x: x.astype(jnp.bfloat16)
+  )
 
 
 @jax.custom_jvp

@@ -210,6 +210,36 @@ def resolve_weight_axes(
   return [x if x.axes.convolution else _skip(x) for x in leaves]
 
 
+def weight_axes_resolver(
+  weight_axes: Any, conv_only: bool = False
+) -> Callable[[Any], list[LeafAxes]]:
+  """`resolve_weight_axes` as a function of the tree, which remembers axes.
+
+  They depend on names, shapes and dtypes alone. Outside of `jit`, reading them
+  again at each update would take longer than centralizing.
+  """
+  known: dict[Any, list[LeafAxes]] = {}
+
+  def resolve(tree):
+    leaves, structure = jax.tree.flatten(tree)
+    kinds = [
+      (getattr(x, 'shape', ()), getattr(x, 'dtype', None)) for x in leaves
+    ]
+    key = structure, tuple(kinds)
+    try:
+      found = known.get(key)
+    except TypeError:  # Static fields of a module may have no hash.
+      return resolve_weight_axes(weight_axes, tree, conv_only)
+    if found is None:
+      resolved = resolve_weight_axes(weight_axes, tree, conv_only)
+      found = known[key] = [x._replace(leaf=None) for x in resolved]
+    return [
+      x._replace(leaf=leaf) for x, leaf in zip(found, leaves, strict=True)
+    ]
+
+  return resolve
+
+
 def _is_convention(weight_axes: Any) -> bool:
   """A callable, but no tree of specs: an Equinox module is both."""
   return callable(weight_axes) and not any(
