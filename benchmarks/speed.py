@@ -48,18 +48,21 @@ class Clock:
     self.rounds, self.budget = rounds, budget
 
   def __call__(self, functions):
-    samples = {name: [] for name in functions}
+    """Seconds by the wall and of all processors, for each turn of each arm."""
+    wall = {name: [] for name in functions}
+    processor = {name: [] for name in functions}
     for run in functions.values():
       run()
     start = time.monotonic()
     for turn in range(self.rounds):
       for name, run in functions.items():
-        began = time.perf_counter()
+        began, began_processor = time.perf_counter(), time.process_time()
         run()
-        samples[name].append(time.perf_counter() - began)
+        wall[name].append(time.perf_counter() - began)
+        processor[name].append(time.process_time() - began_processor)
       if turn >= 4 and time.monotonic() - start > self.budget:
         break
-    return samples
+    return {'wall': wall, 'processor': processor}
 
 
 def build(tx, params, device=None):
@@ -122,7 +125,7 @@ def step_case(clock, tree, dtype, optimizer):
   transformation = arms.OPTIMIZERS[optimizer]()
   return {
     'counts': {name: count for name, (_, count) in built.items()},
-    'samples': timed_steps(programs, params, transformation, clock),
+    **timed_steps(programs, params, transformation, clock),
   }
 
 
@@ -221,15 +224,13 @@ def eager_case(clock, tree):
     state = tx.init(grads)
     return lambda: jax.block_until_ready(tx.update(grads, state)[0])
 
-  return {
-    'samples': clock(
-      {
-        'ours': update(arms.ours()),
-        'naive': by_hand,
-        'optax.centralize': update(optax.centralize()),
-      }
-    )
-  }
+  return clock(
+    {
+      'ours': update(arms.ours()),
+      'naive': by_hand,
+      'optax.centralize': update(optax.centralize()),
+    }
+  )
 
 
 def trace_cases(clock):
@@ -237,24 +238,27 @@ def trace_cases(clock):
 
 
 def trace_case(clock):
-  """Tracing and lowering of centralization alone, from a cold start."""
+  """Tracing of centralization alone, after `init`, from empty caches."""
   grads = trees.many_leaves()
+  transformations = {
+    arm: arms.ARMS[arm]() for arm in ('ours', 'naive', 'optax.centralize')
+  }
 
-  def lowering(arm):
+  def trace(tx):
+    state = tx.init(grads)
+
     def run():
       jax.clear_caches()
-      tx = arms.ARMS[arm]()
-      return jax.jit(tx.update).lower(grads, tx.init(grads))
+      return jax.jit(lambda g: tx.update(g, state)[0]).trace(grads)
 
     return run
 
-  functions = {
-    arm: lowering(arm) for arm in ('ours', 'naive', 'optax.centralize')
-  }
+  functions = {arm: trace(tx) for arm, tx in transformations.items()}
   lines = {
-    arm: len(run().as_text().splitlines()) for arm, run in functions.items()
+    arm: len(run().lower().as_text().splitlines())
+    for arm, run in functions.items()
   }
-  return {'lines': lines, 'samples': clock(functions)}
+  return {'lines': lines, **clock(functions)}
 
 
 class ResNet18(nn.Module):
@@ -305,14 +309,12 @@ def training_case(clock):
 
   centralize = jax.jit(lambda g: gc.update(g, optax.EmptyState())[0])
   state = tx.init(params)
-  return {
-    'samples': clock(
-      {
-        'step': lambda: jax.block_until_ready(step(params, state, x, y)),
-        'ours': lambda: jax.block_until_ready(centralize(params)),
-      }
-    )
-  }
+  return clock(
+    {
+      'step': lambda: jax.block_until_ready(step(params, state, x, y)),
+      'ours': lambda: jax.block_until_ready(centralize(params)),
+    }
+  )
 
 
 def numerics_cases(clock):
@@ -327,18 +329,7 @@ def torch_cases(clock):
     for dtype in DTYPES:
       for optimizer in torch_step.OPTIMIZERS:
         case = {'tree': tree, 'dtype': dtype, 'optimizer': optimizer}
-        yield (
-          case,
-          lambda case=case: {
-            'samples': torch_step.samples(
-              trees.TREES[case['tree']](),
-              case['dtype'],
-              case['optimizer'],
-              clock.rounds,
-              clock.budget,
-            )
-          },
-        )
+        yield case, lambda case=case: clock(torch_step.arms(**case))
 
 
 PARTS = {

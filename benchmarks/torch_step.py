@@ -4,10 +4,10 @@ Plain `torch.optim` with and without it, on the same trees as in JAX, kernels
 laid out as PyTorch's, (out, in, *window). Takes `pip install torch`.
 """
 
-import time
-
 import jax
+import jax.numpy as jnp
 import torch
+import trees
 
 OPTIMIZERS = {
   'sgd': lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
@@ -21,9 +21,10 @@ def centralize(grad):
   grad.sub_(grad.mean(tuple(range(1, grad.dim())), keepdim=True))
 
 
-def samples(tree, dtype, optimizer, rounds, budget):
-  """Seconds of a step without and with centralization, in turns."""
-  params = [_parameter(x.shape, dtype) for x in jax.tree.leaves(tree)]
+def arms(tree, dtype, optimizer):
+  """A step without and with centralization, of the same params."""
+  leaves = jax.tree.leaves(trees.TREES[tree](jnp.float32))
+  params = [_parameter(x.shape, dtype) for x in leaves]
   step = OPTIMIZERS[optimizer](params).step
 
   def centralized_step():
@@ -33,19 +34,7 @@ def samples(tree, dtype, optimizer, rounds, budget):
           centralize(p.grad)
     step()
 
-  arms = {'none': step, 'ours': centralized_step}
-  times = {name: [] for name in arms}
-  for run in arms.values():
-    run()
-  start = time.monotonic()
-  while len(times['none']) < rounds:
-    for name, run in arms.items():
-      began = time.perf_counter()
-      run()
-      times[name].append(time.perf_counter() - began)
-    if time.monotonic() - start > budget and len(times['none']) >= 5:
-      break
-  return times
+  return {'none': step, 'ours': centralized_step}
 
 
 def _parameter(shape, dtype):

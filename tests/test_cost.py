@@ -81,6 +81,14 @@ def test_bfloat16_on_cpu_reads_the_gradient_once_more(name, size, bound):
   assert written >= 1.9
 
 
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_float16_on_cpu_costs_no_more_than_by_hand(name):
+  """XLA for CPU writes out what it upcasts from float16 to sum."""
+  params = kernels(2, 256, jnp.float16)
+  ours, by_hand = (added(gc, name, params) for gc in (optax_gc.gc(), naive()))
+  assert (ours <= by_hand + 0.01).all()
+
+
 def test_decay_inside_the_projection_reads_gradient_and_params_once_more():
   params = kernels(2, 1024)
   decay = optax.add_decayed_weights(1e-4)
