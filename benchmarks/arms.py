@@ -48,7 +48,7 @@ DECAY_ARMS = {
   'chain': lambda: optax.chain(optax.add_decayed_weights(1e-4), ours(), _sgd()),
 }
 CLIP_ARMS = {
-  'none': lambda: _sgd(),
+  'none': OPTIMIZERS['sgd'],
   'clip': lambda: optax.chain(optax.clip_by_global_norm(1.0), _sgd()),
   'clip, ours': lambda: optax.chain(
     optax.clip_by_global_norm(1.0), ours(), _sgd()
@@ -57,6 +57,7 @@ CLIP_ARMS = {
     ours(), optax.clip_by_global_norm(1.0), _sgd()
   ),
 }
+CHAINS = {'decay': DECAY_ARMS, 'clip': CLIP_ARMS}
 
 
 def _sgd():

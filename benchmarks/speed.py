@@ -15,6 +15,7 @@ those are installed. `benchmarks/draw_speed.py` draws the tables and figures.
 """
 
 import argparse
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -109,11 +110,11 @@ def timed_steps(programs, params, optimizer, clock):
 
 
 def step_cases(clock):
-  for tree in sorted(trees.TREES, key='2,000 leaves'.__eq__):  # The last one.
+  for tree in trees.TREES:
     for dtype in DTYPES:
       for optimizer in arms.OPTIMIZERS:
         case = {'tree': tree, 'dtype': dtype, 'optimizer': optimizer}
-        yield case, lambda case=case: step_case(clock, **case)
+        yield case, functools.partial(step_case, clock, **case)
 
 
 def step_case(clock, tree, dtype, optimizer):
@@ -129,77 +130,46 @@ def step_case(clock, tree, dtype, optimizer):
   }
 
 
-def chain_cases(clock):
+def chain_cases(clock, device=None, **where):
   del clock
-  for name, chains in (('decay', arms.DECAY_ARMS), ('clip', arms.CLIP_ARMS)):
+  for name, chains in arms.CHAINS.items():
     for dtype in DTYPES:
-      case = {'chain': name, 'dtype': dtype, 'tree': 'ResNet-50'}
-      yield case, lambda chains=chains, dtype=dtype: chain_case(chains, dtype)
+      case = {**where, 'tree': 'ResNet-50', 'dtype': dtype, 'chain': name}
+      params = trees.resnet_50(jnp.dtype(dtype))
+      yield case, functools.partial(count_all, chains, params, device)
 
 
-def chain_case(chains, dtype, device=None):
-  params = trees.resnet_50(jnp.dtype(dtype))
-  return {
-    'counts': {
-      name: build(make(), params, device)[1] for name, make in chains.items()
-    }
-  }
+def count_all(transformations, params, device):
+  counted = {}
+  for name, make in transformations.items():
+    counted[name] = build(make(), params, device)[1]
+  return {'counts': counted}
 
 
 def accelerator_cases(clock):
-  del clock
   import topologies  # Here, as it is for those who installed the compilers.
 
   for topology in TOPOLOGIES:
     device = topologies.devices(topology)[0]
-    for tree in (
-      'ResNet-50',
-      'ViT-B/16',
-      'GPT-2 small',
-      'GPT-2 small, stacked',
-    ):
+    yield from chain_cases(clock, device, topology=topology)
+    for tree in list(trees.TREES)[:4]:  # 2,000 leaves compile for too long.
       for dtype in DTYPES:
         for optimizer in arms.OPTIMIZERS:
-          case = {
-            'topology': topology,
-            'tree': tree,
-            'dtype': dtype,
-            'optimizer': optimizer,
+          case = {'tree': tree, 'dtype': dtype, 'optimizer': optimizer}
+          params = trees.TREES[tree](jnp.dtype(dtype))
+          steps = {
+            arm: functools.partial(arms.centralized, arm, optimizer)
+            for arm in arms.ARMS
           }
           yield (
-            case,
-            lambda case=case, device=device: accelerator_case(device, **case),
+            {'topology': topology, **case},
+            functools.partial(count_all, steps, params, device),
           )
-    for name, chains in (('decay', arms.DECAY_ARMS), ('clip', arms.CLIP_ARMS)):
-      for dtype in DTYPES:
-        case = {
-          'topology': topology,
-          'tree': 'ResNet-50',
-          'dtype': dtype,
-          'chain': name,
-        }
-        yield (
-          case,
-          lambda chains=chains, dtype=dtype, device=device: chain_case(
-            chains, dtype, device
-          ),
-        )
-
-
-def accelerator_case(device, topology, tree, dtype, optimizer):
-  del topology
-  params = trees.TREES[tree](jnp.dtype(dtype))
-  return {
-    'counts': {
-      name: build(arms.centralized(name, optimizer), params, device)[1]
-      for name in arms.ARMS
-    }
-  }
 
 
 def eager_cases(clock):
   for tree in ('ResNet-50', '2,000 leaves'):
-    yield {'tree': tree}, lambda tree=tree: eager_case(clock, tree)
+    yield {'tree': tree}, functools.partial(eager_case, clock, tree)
 
 
 def eager_case(clock, tree):
@@ -234,7 +204,7 @@ def eager_case(clock, tree):
 
 
 def trace_cases(clock):
-  yield {'tree': '2,000 leaves'}, lambda: trace_case(clock)
+  yield {'tree': '2,000 leaves'}, functools.partial(trace_case, clock)
 
 
 def trace_case(clock):
@@ -282,10 +252,8 @@ class ResNet18(nn.Module):
 
 
 def training_cases(clock):
-  yield (
-    {'network': 'ResNet-18', 'batch': 128, 'input': [32, 32, 3]},
-    lambda: training_case(clock),
-  )
+  case = {'network': 'ResNet-18', 'batch': 128, 'input': [32, 32, 3]}
+  yield case, functools.partial(training_case, clock)
 
 
 def training_case(clock):
