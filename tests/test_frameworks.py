@@ -143,15 +143,27 @@ def train_equinox(tx):
   return [conv.transpose(2, 3, 1, 0), dense.T, head.T]
 
 
-@pytest.mark.parametrize(
-  'opt',
-  [optax.sgd, functools.partial(optax.adam, eps=1e-3)],
-  ids=['sgd', 'adam'],
-)
-def test_same_network_same_step(opt):
-  def tx(axes=None):
-    return optax.chain(optax_gc.gradient_centralization(axes), opt(1e-2))
+def chained(opt):
+  return lambda axes=None: optax.chain(
+    optax_gc.gradient_centralization(axes), opt(1e-2)
+  )
 
+
+def decayed(axes=None):
+  """The decay is inside the projection, so the params are projected too."""
+  return optax_gc.sgd(1e-2, 0.9, weight_decay=0.1, weight_axes=axes)
+
+
+@pytest.mark.parametrize(
+  'tx',
+  [
+    chained(optax.sgd),
+    chained(functools.partial(optax.adam, eps=1e-3)),
+    decayed,
+  ],
+  ids=['sgd', 'adam', 'decayed sgd'],
+)
+def test_same_network_same_step(tx):
   expected = train_linen(tx())
   for other in (
     train_nnx(tx()),

@@ -90,6 +90,34 @@ FORMULAS = {
 }
 
 
+@pytest.mark.parametrize('name', ['sgd', 'adam', 'adagrad'])
+@pytest.mark.parametrize('decay', [0.1, lambda step: 0.1 * step])
+def test_decay_inside_the_projection_is_that_of_the_chain(name, decay):
+  """P(g + rate w) = P g + rate P w, also where nothing is projected."""
+  key = jax.random.key(0)
+  params = {
+    'dense': {'kernel': jax.random.normal(key, (6, 4)), 'bias': jnp.ones(4)},
+    'spared': {'kernel': jax.random.normal(key, (3, 2))},
+    'one': {'kernel': jnp.ones((1, 4)), 'bias': jnp.ones(4)},
+    'none': None,
+  }
+  mask = {'dense': True, 'spared': False, 'one': True, 'none': True}
+  make = functools.partial(getattr(optax_gc, name), 0.1)
+  add = optax.add_decayed_weights
+  if callable(decay):
+    add = optax.inject_hyperparams(add, static_args='mask')
+  chain = optax.chain(add(weight_decay=decay, mask=mask), make())
+
+  def wiggle(t, p):
+    return jax.tree.map(lambda x: jnp.sin(t + 3 * x), p)
+
+  with enable_x64(True):
+    params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
+    expected = run(chain, params, wiggle, 4)[-1]
+    got = run(make(weight_decay=decay, mask=mask), params, wiggle, 4)[-1]
+  chex.assert_trees_all_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize('where', ['gradient', 'update'])
 @pytest.mark.parametrize('name', FORMULAS)
 def test_formula(name, where):
