@@ -4,6 +4,7 @@ import os
 
 import compat
 import hypothesis
+import jax
 import pytest
 
 # Compiling is most of the tests' time; JAX reads this when it first compiles.
@@ -12,6 +13,9 @@ os.environ.setdefault(
   'XLA_FLAGS',
   '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true',
 )
+
+# Meshes are of eight of the host's CPUs, whatever it has.
+jax.config.update('jax_num_cpu_devices', 8)
 
 # Derandomized and without a deadline: a shared, busy machine must not decide.
 hypothesis.settings.register_profile(
