@@ -43,7 +43,7 @@ class Config(train_fsdp.Config):
     processes: The number of processes.
     process: The number of this process, from 0.
     heartbeat: Seconds without a sign of life after which a process counts as
-      dead, and the others end; JAX before 0.8 has 100.
+      dead, and the others end. Old versions of JAX have a limit of their own.
   """
 
   out: Path = Path('out/train_multihost')
