@@ -3,19 +3,22 @@
 Compiles the update alone, and a whole training step with and without
 centralization, of the examples' transformer, for each layout of its arrays on a
 mesh: eight of this host's CPUs, and four GPUs and TPUs that need not be at hand
-(`topologies.py`). Nothing is run.
+(`topologies.py`). Nothing is run. A program that the results already have is
+not compiled again: remove the file to start anew.
 
   PYTHONPATH=examples python benchmarks/collectives.py
 """
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import pathlib
 
 import hlo
 import jax
 import rich.console
+import rich.progress
 import rich.table
 import sharded_step
 import topologies
@@ -62,40 +65,47 @@ def _added(row):
   return _written({kind: n for kind, n in added.items() if n})
 
 
+def table(rows):
+  out = rich.table.Table('platform', 'layout', 'way', 'update alone', 'added')
+  out.add_column('temporaries: update', justify='right')
+  out.add_column('added', justify='right')
+  for row in rows:
+    out.add_row(
+      row['platform'],
+      row['layout'],
+      row['way'],
+      _written(row['update']),
+      _added(row),
+      f'{row["temporary_share"]:.2%}',
+      f'{row["added_temporary_share"]:+.2%}',
+    )
+  return out
+
+
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--platforms', nargs='+', default=PLATFORMS)
   parser.add_argument('--results', type=pathlib.Path, default=RESULTS)
   args = parser.parse_args()
   jax.config.update('jax_num_cpu_devices', 8)
-
-  rows = []
-  table = rich.table.Table('platform', 'layout', 'way', 'update', 'added')
-  table.add_column('temporaries, update', justify='right')
-  table.add_column('step', justify='right')
-  for platform in args.platforms:
-    for layout in sharded_step.LAYOUTS:
-      for way in WAYS:
-        row = measure(platform, layout, way)
-        rows.append(row)
-        table.add_row(
-          platform,
-          layout,
-          way,
-          _written(row['update']),
-          _added(row),
-          f'{row["temporary_share"]:.2%}',
-          f'{row["added_temporary_share"]:+.2%}',
-        )
-  console = rich.console.Console()
-  console.print(table)
+  args.results.parent.mkdir(exist_ok=True)
+  rows = (
+    json.loads(args.results.read_text())['programs']
+    if args.results.exists()
+    else []
+  )
+  done = {(row['platform'], row['layout'], row['way']) for row in rows}
   versions = {
     package: importlib.metadata.version(package)
     for package in ('jax', 'jaxlib', 'flax', 'optax')
   }
-  args.results.parent.mkdir(exist_ok=True)
-  content = {'versions': versions, 'programs': rows}
-  args.results.write_text(json.dumps(content, indent=1) + '\n')
+  todo = itertools.product(args.platforms, sharded_step.LAYOUTS, WAYS)
+  todo = [key for key in todo if key not in done]
+  for key in rich.progress.track(todo, description='Compiling'):
+    rows.append(measure(*key))
+    content = {'versions': versions, 'programs': rows}
+    args.results.write_text(json.dumps(content, indent=1) + '\n')
+  rich.console.Console(width=120).print(table(rows))
 
 
 if __name__ == '__main__':

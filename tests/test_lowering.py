@@ -43,9 +43,10 @@ def test_lowers_for_each_platform_and_for_all(name, dtype):
   for platforms in (*((p,) for p in PLATFORMS), PLATFORMS):
     text = traced.lower(lowering_platforms=platforms).as_text()
     assert 'func.func public @main' in text
-    # The detour around XLA for CPU is in programs for CPU alone.
-    has_detour = 'optimization_barrier' in text
-    assert has_detour == ('cpu' in platforms and dtype == jnp.bfloat16)
+    if jax.__version_info__ >= (0, 6):  # Older ones write all branches.
+      # The detour around XLA for CPU is in programs for CPU alone.
+      has_detour = 'optimization_barrier' in text
+      assert has_detour == ('cpu' in platforms and dtype == jnp.bfloat16)
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
