@@ -23,10 +23,13 @@ import orbax.checkpoint as ocp
 import train_fsdp
 import transformer
 
+# One worker of xdist runs them all, as they share runs.
+pytestmark = pytest.mark.xdist_group('processes')
+
 ROOT = Path(__file__).parents[1]
 STEPS, EVERY, DEVICES = 8, 3, 4
 MODEL = transformer.Config(length=16, features=16, heads=4, hidden=32)
-SECONDS = 300  # Limit for a run: it takes some twenty on a free machine.
+SECONDS = 300  # A limit: a run takes some twenty on a free machine.
 
 
 def config(out):
@@ -85,7 +88,7 @@ def run(out, logs, processes, victim=None, last_step=-1):
       command = [sys.executable, ROOT / 'tests/worker.py']
       command += [str(last_step if i == victim else -1), *options(out)]
       command += ['--coordinator', address, '--processes', str(processes)]
-      command += ['--process', str(i), '--heartbeat', '10']
+      command += ['--process', str(i), '--heartbeat', '20']
       command += ['--cpu-devices', str(DEVICES // processes)]
       with (logs / str(i)).open('w') as log:
         running.append(
