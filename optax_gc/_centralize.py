@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 
 from optax_gc._layouts import weight_axes_resolver
+from optax_gc._partition import mean_over_mesh, resolve_parts
 from optax_gc._weight_axes import WeightAxes, normalize
 
 
@@ -58,7 +59,10 @@ def centralize(
 
 
 def gradient_centralization(
-  weight_axes: Any = None, *, conv_only: bool = False
+  weight_axes: Any = None,
+  *,
+  conv_only: bool = False,
+  partition_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Centralizes the gradient of every weight vector.
 
@@ -85,15 +89,23 @@ def gradient_centralization(
       updates, by path, and once for all trees of the same structure and shapes.
     conv_only: Whether to leave all but convolution kernels alone, as the
       paper does on CIFAR and ImageNet.
+    partition_specs: For an ``update`` that runs inside ``jax.shard_map``: a
+      tree like the params of :class:`jax.sharding.PartitionSpec`, or ``None``
+      where an array is replicated. The mean of a weight vector that is split
+      over mesh axes is then taken over the whole of it, by one all-reduce for
+      all leaves that are split over the same axes. Leave it out elsewhere:
+      under ``jax.jit`` shardings are XLA's business.
 
   Returns:
     A stateless :class:`optax.GradientTransformationExtraArgs`. Shapes and
     dtypes of the updates are kept.
 
   Raises:
-    ValueError: At ``init``, and when ``update`` is traced, if the axes do not
-      match the leaves, or if ``conv_only`` is asked of a tree that marks no
-      leaf as a convolution.
+    ValueError: At ``init``, and when ``update`` is traced, if the axes or the
+      partition specs do not match the leaves, if a spec names an axis that the
+      mesh lacks, or if ``conv_only`` is asked of a tree that marks no leaf as a
+      convolution. When ``update`` is traced, if a reduction axis is split over
+      a mesh axis that is not bound in the current ``shard_map``.
     TypeError: Likewise, if a spec or an axis is of the wrong type.
 
   Example:
@@ -110,18 +122,33 @@ def gradient_centralization(
     Yong et al, `Gradient Centralization
     <https://arxiv.org/abs/2004.01461>`_, 2020, equations (1) and (2).
   """
-  resolve = weight_axes_resolver(weight_axes, conv_only)
+  resolve = functools.partial(
+    resolve_parts,
+    weight_axes_resolver(weight_axes, conv_only),
+    partition_specs,
+  )
 
   def init_fn(params):
-    resolve(params)  # Bad axes raise here already.
+    resolve(params, reduces=False)  # Bad axes raise here already.
     return optax.EmptyState()
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
-    leaves = [
-      _centralize(leaf, axes.reduction_axis) if axes.reduction_axis else leaf
-      for _, leaf, axes in resolve(updates)
-    ]
+    parts = resolve(updates, reduces=True)
+    split = [part for part in parts if part.mesh_axes]
+    means = iter(
+      mean_over_mesh(
+        [_mean(part.leaf, part.axes) for part in split],
+        [part.mesh_axes for part in split],
+      )
+    )
+    leaves = []
+    for leaf, axes, mesh_axes in parts:
+      if mesh_axes:
+        leaf = _subtract(leaf, next(means))
+      elif axes:
+        leaf = _centralize(leaf, axes)
+      leaves.append(leaf)
     return jax.tree.unflatten(jax.tree.structure(updates), leaves), state
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -30,6 +30,7 @@ def sgd(
   dampening: Rate = 0.0,
   weight_axes: Any = None,
   conv_only: bool = False,
+  partition_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""SGD with gradient centralization, the paper's Algorithm 1.
 
@@ -56,6 +57,7 @@ def sgd(
       first step, the average of Algorithm 1.
     weight_axes: As in :func:`optax_gc.gradient_centralization`.
     conv_only: As in :func:`optax_gc.gradient_centralization`.
+    partition_specs: As in :func:`optax_gc.gradient_centralization`.
 
   Returns:
     A :class:`optax.GradientTransformationExtraArgs`.
@@ -84,7 +86,9 @@ def sgd(
   _check_rates(
     learning_rate=learning_rate, momentum=momentum, dampening=dampening
   )
-  gc = gradient_centralization(weight_axes, conv_only=conv_only)
+  gc = gradient_centralization(
+    weight_axes, conv_only=conv_only, partition_specs=partition_specs
+  )
   return optax.chain(
     gc,
     _decay(weight_decay, mask, gc),
@@ -102,6 +106,7 @@ def sgdw(
   mask: Any = None,
   weight_axes: Any = None,
   conv_only: bool = False,
+  partition_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""SGD with gradient centralization and decoupled weight decay.
 
@@ -123,6 +128,7 @@ def sgdw(
     mask: Which leaves are decayed, as in :func:`optax_gc.sgd`.
     weight_axes: As in :func:`optax_gc.gradient_centralization`.
     conv_only: As in :func:`optax_gc.gradient_centralization`.
+    partition_specs: As in :func:`optax_gc.gradient_centralization`.
 
   Returns:
     A :class:`optax.GradientTransformationExtraArgs`.
@@ -148,7 +154,9 @@ def sgdw(
   """
   _check_rates(learning_rate=learning_rate, momentum=momentum)
   return optax.chain(
-    gradient_centralization(weight_axes, conv_only=conv_only),
+    gradient_centralization(
+      weight_axes, conv_only=conv_only, partition_specs=partition_specs
+    ),
     _momentum(momentum, nesterov),
     _decay(weight_decay, mask),
     optax.scale_by_learning_rate(learning_rate),
@@ -166,6 +174,7 @@ def adam(
   where: str = 'gradient',
   weight_axes: Any = None,
   conv_only: bool = False,
+  partition_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Adam with gradient centralization, the paper's Algorithm 2.
 
@@ -195,6 +204,7 @@ def adam(
       adaptive methods.
     weight_axes: As in :func:`optax_gc.gradient_centralization`.
     conv_only: As in :func:`optax_gc.gradient_centralization`.
+    partition_specs: As in :func:`optax_gc.gradient_centralization`.
 
   Returns:
     A :class:`optax.GradientTransformationExtraArgs`.
@@ -222,7 +232,9 @@ def adam(
     ``Adam.py``, ``gc_loc=True`` and ``gc_loc=False``.
   """
   _check_rates(learning_rate=learning_rate, b1=b1, b2=b2, eps=eps)
-  gc = gradient_centralization(weight_axes, conv_only=conv_only)
+  gc = gradient_centralization(
+    weight_axes, conv_only=conv_only, partition_specs=partition_specs
+  )
   decay = _decay(weight_decay, mask, gc if where == 'gradient' else None)
   return optax.chain(
     *_place(where, gc, decay, optax.scale_by_adam(b1, b2, eps)),
@@ -241,6 +253,7 @@ def adamw(
   where: str = 'gradient',
   weight_axes: Any = None,
   conv_only: bool = False,
+  partition_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Adam with gradient centralization and decoupled weight decay.
 
@@ -267,6 +280,7 @@ def adamw(
     where: As in :func:`optax_gc.adam`.
     weight_axes: As in :func:`optax_gc.gradient_centralization`.
     conv_only: As in :func:`optax_gc.gradient_centralization`.
+    partition_specs: As in :func:`optax_gc.gradient_centralization`.
 
   Returns:
     A :class:`optax.GradientTransformationExtraArgs`.
@@ -295,7 +309,9 @@ def adamw(
     <https://arxiv.org/abs/1711.05101>`_, 2019, Algorithm 2.
   """
   _check_rates(learning_rate=learning_rate, b1=b1, b2=b2, eps=eps)
-  gc = gradient_centralization(weight_axes, conv_only=conv_only)
+  gc = gradient_centralization(
+    weight_axes, conv_only=conv_only, partition_specs=partition_specs
+  )
   decay = _decay(weight_decay, mask)
   return optax.chain(
     *_place(where, gc, optax.scale_by_adam(b1, b2, eps), decay),
@@ -313,6 +329,7 @@ def adagrad(
   where: str = 'gradient',
   weight_axes: Any = None,
   conv_only: bool = False,
+  partition_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Adagrad with gradient centralization, in the authors' form.
 
@@ -337,6 +354,7 @@ def adagrad(
     where: As in :func:`optax_gc.adam`.
     weight_axes: As in :func:`optax_gc.gradient_centralization`.
     conv_only: As in :func:`optax_gc.gradient_centralization`.
+    partition_specs: As in :func:`optax_gc.gradient_centralization`.
 
   Returns:
     A :class:`optax.GradientTransformationExtraArgs`.
@@ -364,7 +382,9 @@ def adagrad(
     initial_accumulator_value=initial_accumulator_value,
     eps=eps,
   )
-  gc = gradient_centralization(weight_axes, conv_only=conv_only)
+  gc = gradient_centralization(
+    weight_axes, conv_only=conv_only, partition_specs=partition_specs
+  )
   decay = _decay(weight_decay, mask, gc if where == 'gradient' else None)
   direction = _scale_by_root_sum_squares(initial_accumulator_value, eps)
   return optax.chain(
@@ -384,6 +404,7 @@ def radam(
   where: str = 'gradient',
   weight_axes: Any = None,
   conv_only: bool = False,
+  partition_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Rectified Adam with gradient centralization.
 
@@ -412,6 +433,7 @@ def radam(
     where: As in :func:`optax_gc.adam`.
     weight_axes: As in :func:`optax_gc.gradient_centralization`.
     conv_only: As in :func:`optax_gc.gradient_centralization`.
+    partition_specs: As in :func:`optax_gc.gradient_centralization`.
 
   Returns:
     A :class:`optax.GradientTransformationExtraArgs`.
@@ -435,7 +457,9 @@ def radam(
     ``RAdam.py``.
   """
   _check_rates(learning_rate=learning_rate, b1=b1, b2=b2, eps=eps)
-  gc = gradient_centralization(weight_axes, conv_only=conv_only)
+  gc = gradient_centralization(
+    weight_axes, conv_only=conv_only, partition_specs=partition_specs
+  )
   decay = _decay(weight_decay, mask)
   return optax.chain(
     *_place(where, gc, optax.scale_by_radam(b1, b2, eps), decay),
@@ -456,6 +480,7 @@ def ranger(
   where: str = 'gradient',
   weight_axes: Any = None,
   conv_only: bool = False,
+  partition_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Ranger with gradient centralization: lookahead over :func:`radam`.
 
@@ -486,6 +511,7 @@ def ranger(
     where: As in :func:`optax_gc.radam`.
     weight_axes: As in :func:`optax_gc.gradient_centralization`.
     conv_only: As in :func:`optax_gc.gradient_centralization`.
+    partition_specs: As in :func:`optax_gc.gradient_centralization`.
 
   Returns:
     A :class:`optax.GradientTransformationExtraArgs`. Its updates must be
@@ -525,6 +551,7 @@ def ranger(
       where=where,
       weight_axes=weight_axes,
       conv_only=conv_only,
+      partition_specs=partition_specs,
     ),
     sync_period,
     slow_step_size,
@@ -541,6 +568,7 @@ def lion(
   where: str = 'gradient',
   weight_axes: Any = None,
   conv_only: bool = False,
+  partition_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Lion with gradient centralization and decoupled weight decay.
 
@@ -566,6 +594,7 @@ def lion(
     where: As in :func:`optax_gc.adam`.
     weight_axes: As in :func:`optax_gc.gradient_centralization`.
     conv_only: As in :func:`optax_gc.gradient_centralization`.
+    partition_specs: As in :func:`optax_gc.gradient_centralization`.
 
   Returns:
     A :class:`optax.GradientTransformationExtraArgs`.
@@ -588,7 +617,9 @@ def lion(
     <https://arxiv.org/abs/2302.06675>`_, 2023, Algorithm 2.
   """
   _check_rates(learning_rate=learning_rate, b1=b1, b2=b2)
-  gc = gradient_centralization(weight_axes, conv_only=conv_only)
+  gc = gradient_centralization(
+    weight_axes, conv_only=conv_only, partition_specs=partition_specs
+  )
   decay = _decay(weight_decay, mask)
   return optax.chain(
     *_place(where, gc, optax.scale_by_lion(b1, b2), decay),

@@ -116,11 +116,21 @@ def flatten(tree: Any) -> tuple[list[tuple[tuple[str, ...], Any]], Any]:
   return [(path_names(path), leaf) for path, leaf in leaves], treedef
 
 
+class Words(NamedTuple):
+  """What a tree beside the updates holds, in the words of error messages."""
+
+  title: str
+  noun: str
+  remedy: str
+
+
+_WEIGHT_AXES = Words(
+  'weight axes', 'axes', 'Give one WeightAxes or None for each leaf'
+)
+
+
 def match_leaves(weight_axes: Any, tree: Any) -> list[LeafAxes]:
   """Pairs every leaf of a tree with its normalised axes, by path.
-
-  Paths and not structures are compared: a Flax NNX optimizer hands `init` and
-  `update` trees of different structure and equal paths.
 
   Args:
     weight_axes: A tree of specs with one spec for each leaf of ``tree``.
@@ -133,18 +143,45 @@ def match_leaves(weight_axes: Any, tree: Any) -> list[LeafAxes]:
     ValueError: If the trees do not match or axes do not fit a leaf.
     TypeError: If a spec or an axis is of the wrong type.
   """
-  specs = {
-    path_names(path): spec
-    for path, spec in jax.tree_util.tree_flatten_with_path(
-      weight_axes, is_leaf=is_spec
-    )[0]
-  }
+  specs = by_path(weight_axes, is_spec)
   for path, spec in specs.items():
     _require_spec(spec, '/'.join(path))
+  return [
+    LeafAxes(path, leaf, normalize(spec, path, leaf))
+    for path, leaf, spec in pair_by_path(specs, tree, _WEIGHT_AXES)
+  ]
+
+
+def by_path(tree: Any, is_leaf: Callable[[Any], bool]) -> dict[Any, Any]:
+  """The leaves of a tree by the names along their paths."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+  return {path_names(path): leaf for path, leaf in leaves}
+
+
+def pair_by_path(
+  given: dict[Any, Any], tree: Any, words: Words
+) -> list[tuple[str, Any, Any]]:
+  """Pairs every leaf of a tree with what is given for it.
+
+  Paths and not structures are compared: a Flax NNX optimizer hands `init` and
+  `update` trees of different structure and equal paths.
+
+  Args:
+    given: What is given, by path, as `by_path` returns it.
+    tree: A tree of arrays or of anything with a shape and a dtype.
+    words: What the error calls it.
+
+  Returns:
+    The '/'-joined path, the leaf and what is given for it, in the order of
+    ``jax.tree.leaves(tree)``.
+
+  Raises:
+    ValueError: If the paths do not match.
+  """
   leaves, _ = flatten(tree)
   paths = dict(leaves)
-  missing = [path for path in paths if path not in specs]
-  extra = [path for path in specs if path not in paths]
+  missing = [path for path in paths if path not in given]
+  extra = [path for path in given if path not in paths]
   if extra:
     holes = _empty_paths(tree)
     extra = [
@@ -156,13 +193,11 @@ def match_leaves(weight_axes: Any, tree: Any) -> list[LeafAxes]:
     raise ValueError(
       _mismatch_message(
         {path: getattr(paths[path], 'shape', ()) for path in missing},
-        {path: specs[path] for path in extra},
+        {path: given[path] for path in extra},
+        words,
       )
     )
-  return [
-    LeafAxes('/'.join(path), leaf, normalize(specs[path], '/'.join(path), leaf))
-    for path, leaf in leaves
-  ]
+  return [('/'.join(path), leaf, given[path]) for path, leaf in leaves]
 
 
 def map_leaves(fn: Callable[..., WeightAxes | None], tree: Any) -> Any:
@@ -318,21 +353,23 @@ def _empty_paths(tree: Any) -> list[tuple[str, ...]]:
 
 
 def _mismatch_message(
-  missing: dict[tuple[str, ...], Any], extra: dict[tuple[str, ...], Any]
+  missing: dict[tuple[str, ...], Any],
+  extra: dict[tuple[str, ...], Any],
+  words: Words,
 ) -> str:
   def listed(items, template):
     texts = sorted(template('/'.join(p), x) for p, x in items.items())
     more = f' and {len(texts) - 5} more' if len(texts) > 5 else ''
     return ', '.join(texts[:5]) + more
 
-  parts = ['The weight axes do not match the updates.']
+  parts = [f'The {words.title} do not match the updates.']
   if missing:
     shapes = listed(missing, lambda path, x: f'{path!r} of shape {tuple(x)}')
-    parts.append(f'No axes are given for {shapes}.')
+    parts.append(f'No {words.noun} are given for {shapes}.')
   if extra:
     specs = listed(extra, lambda path, x: f'{path!r} ({x!r})')
-    parts.append(f'Axes are given for {specs}, not in the updates.')
-  parts.append(
-    'Give one WeightAxes or None for each leaf, in a tree like the params.'
-  )
+    parts.append(
+      f'{words.noun.capitalize()} are given for {specs}, not in the updates.'
+    )
+  parts.append(f'{words.remedy}, in a tree like the params.')
   return ' '.join(parts)

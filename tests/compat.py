@@ -11,6 +11,11 @@ if hasattr(jax, 'enable_x64'):
 else:
   from jax.experimental import enable_x64  # noqa: F401
 
+if hasattr(jax, 'shard_map'):
+  shard_map = jax.shard_map
+else:
+  from jax.experimental.shard_map import shard_map  # noqa: F401
+
 partition = getattr(optax, 'partition', None) or optax.multi_transform
 
 

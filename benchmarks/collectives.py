@@ -1,0 +1,112 @@
+"""What centralization adds to compiled programs: collectives and temporaries.
+
+Compiles the update alone, and a whole training step with and without
+centralization, of the examples' transformer, for each layout of its arrays on a
+mesh: eight of this host's CPUs, and four GPUs and TPUs that need not be at hand
+(`topologies.py`). Nothing is run. A program that the results already have is
+not compiled again: remove the file to start anew.
+
+  PYTHONPATH=examples python benchmarks/collectives.py
+"""
+
+import argparse
+import importlib.metadata
+import itertools
+import json
+import pathlib
+
+import hlo
+import jax
+import rich.console
+import rich.progress
+import rich.table
+import sharded_step
+import topologies
+
+RESULTS = pathlib.Path(__file__).parent / 'results/collectives.json'
+PLATFORMS = ('cpu', 'h100x4', 'v5e-2x2')
+WAYS = ('jit', 'shard_map')
+
+
+def measure(platform, layout, way):
+  """The counts of one layout in one way of spreading arrays."""
+  devices = (
+    jax.devices('cpu') if platform == 'cpu' else topologies.devices(platform)
+  )
+  programs = sharded_step.Programs(devices, layout)
+  update = programs.update(way)
+  plain, centralized = (programs.step(way, flag) for flag in (False, True))
+  size = programs.gradient_bytes()
+  return {
+    'platform': platform,
+    'layout': layout,
+    'way': way,
+    'update': hlo.collectives(update.as_text()),
+    'step': hlo.collectives(plain.as_text()),
+    'centralized_step': hlo.collectives(centralized.as_text()),
+    'gradient_bytes': size,
+    'temporary_share': _temporary(update) / size,
+    'added_temporary_share': (_temporary(centralized) - _temporary(plain))
+    / size,
+  }
+
+
+def _temporary(compiled):
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+def _written(counts):
+  return ', '.join(f'{n} {kind}' for kind, n in sorted(counts.items())) or '-'
+
+
+def _added(row):
+  kinds = {*row['step'], *row['centralized_step']}
+  added = {k: row['centralized_step'][k] - row['step'][k] for k in kinds}
+  return _written({kind: n for kind, n in added.items() if n})
+
+
+def table(rows):
+  out = rich.table.Table('platform', 'layout', 'way', 'update alone', 'added')
+  out.add_column('temporaries: update', justify='right')
+  out.add_column('added', justify='right')
+  for row in rows:
+    out.add_row(
+      row['platform'],
+      row['layout'],
+      row['way'],
+      _written(row['update']),
+      _added(row),
+      f'{row["temporary_share"]:.2%}',
+      f'{row["added_temporary_share"]:+.2%}',
+    )
+  return out
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--platforms', nargs='+', default=PLATFORMS)
+  parser.add_argument('--results', type=pathlib.Path, default=RESULTS)
+  args = parser.parse_args()
+  jax.config.update('jax_num_cpu_devices', 8)
+  args.results.parent.mkdir(exist_ok=True)
+  rows = (
+    json.loads(args.results.read_text())['programs']
+    if args.results.exists()
+    else []
+  )
+  done = {(row['platform'], row['layout'], row['way']) for row in rows}
+  versions = {
+    package: importlib.metadata.version(package)
+    for package in ('jax', 'jaxlib', 'flax', 'optax')
+  }
+  todo = itertools.product(args.platforms, sharded_step.LAYOUTS, WAYS)
+  todo = [key for key in todo if key not in done]
+  for key in rich.progress.track(todo, description='Compiling'):
+    rows.append(measure(*key))
+    content = {'versions': versions, 'programs': rows}
+    args.results.write_text(json.dumps(content, indent=1) + '\n')
+  rich.console.Console(width=120).print(table(rows))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,153 @@
+"""Training steps of the examples' transformer on meshes, compiled and not run.
+
+The devices may be of a topology that is not at hand, as nothing is computed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import transformer
+
+import optax_gc
+
+CONFIG = transformer.Config(
+  length=64, layers=8, features=1024, heads=16, hidden=4096
+)
+ALL = ('x', 'y')
+
+# Which axes of a kernel are split over which axes of the mesh.
+LAYOUTS = {
+  'replicated': {},
+  'fully sharded': {'inputs': ALL},
+  'tensor parallel': {'outputs': ALL},
+  'both': {'inputs': ('x',), 'outputs': ('y',)},
+  'layers': {'layers': ALL},
+}
+
+
+def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
+  """A grid of two columns; its axes are x and y."""
+  grid = np.array(devices).reshape(-1, 2)
+  return Mesh(grid, ALL, axis_types=(AxisType.Auto,) * 2)
+
+
+def partition(params: Any, axes: Any, mesh: Mesh, layout: str) -> Any:
+  """A `PartitionSpec` for each array of a model, from what its axes are.
+
+  Of several axes of a kind, the first that the devices divide is split. Arrays
+  that are no kernels are split like a kernel's inputs, on any axis.
+  """
+
+  def spec(x, kernel):
+    kinds = {
+      'inputs': kernel.reduction_axis or range(x.ndim),
+      'outputs': kernel.output_axis if kernel.reduction_axis else (),
+      # Stacked, as the example's blocks are: neither inputs nor outputs.
+      'layers': set(range(x.ndim))
+      - {*kernel.reduction_axis, *kernel.output_axis},
+    }
+    entries = [None] * x.ndim
+    for kind, mesh_axes in LAYOUTS[layout].items():
+      parts = int(np.prod([mesh.shape[name] for name in mesh_axes]))
+      divided = [a for a in kinds[kind] if x.shape[a] % parts == 0]
+      if divided and (kernel.reduction_axis or kind == 'inputs'):
+        entries[divided[0]] = mesh_axes
+    return P(*entries)
+
+  return jax.tree.map(spec, params, axes)
+
+
+class Programs:
+  """Programs for one mesh and layout.
+
+  Args:
+    devices: Those of the mesh, an even number.
+    layout: One of `LAYOUTS`.
+    config: The size of the transformer.
+  """
+
+  def __init__(self, devices, layout, config=CONFIG):
+    self.mesh = make_mesh(devices)
+    self.network = transformer.make_network(config)
+    tokens = jax.ShapeDtypeStruct((2 * len(devices), config.length), np.int32)
+    params = jax.eval_shape(self.network.init, jax.random.key(0))
+    self.axes = optax_gc.infer_weight_axes(
+      self.network.loss, params, tokens, tokens, strict=True
+    )
+    self.specs = partition(params, self.axes, self.mesh, layout)
+    self.params = self._shaped(params, self.specs)
+    self.batch = (self._shaped(tokens, P(ALL)),) * 2
+
+  def update(self, way: str) -> jax.stages.Compiled:
+    """Centralization alone, of gradients split like the params."""
+    tx = self._centralization(way)
+
+    def update(grads):
+      return tx.update(grads, tx.init(grads))[0]
+
+    if way == 'shard_map':
+      update = self._shard_map(update, (self.specs,), self.specs)
+    return jax.jit(update).lower(self.params).compile()
+
+  def step(self, way: str, centralize: bool) -> jax.stages.Compiled:
+    """A whole step of SGD with momentum."""
+    gc = self._centralization(way) if centralize else optax.identity()
+    tx = optax.chain(gc, optax.sgd(0.1, momentum=0.9))
+    is_manual = way == 'shard_map'
+
+    def loss(params, inputs, targets):
+      if is_manual:
+        params = jax.tree.map(_gather, params, self.specs)
+      loss = self.network.loss(params, inputs, targets)
+      return loss / self.mesh.size if is_manual else loss
+
+    def step(params, momentum, inputs, targets):
+      grads = jax.grad(loss)(params, inputs, targets)
+      state = tx.init(params)
+      state = optax.tree_utils.tree_set(state, trace=momentum)
+      updates, state = tx.update(grads, state, params)
+      momentum = optax.tree_utils.tree_get(state, 'trace')
+      return optax.apply_updates(params, updates), momentum
+
+    if is_manual:
+      specs = (self.specs, self.specs)
+      step = self._shard_map(step, (*specs, P(ALL), P(ALL)), specs)
+    shardings = jax.tree.map(lambda x: x.sharding, self.params)
+    step = jax.jit(step, out_shardings=(shardings, shardings))
+    return step.lower(self.params, self.params, *self.batch).compile()
+
+  def gradient_bytes(self) -> int:
+    """The bytes of one device's part of the gradients."""
+    return sum(
+      x.dtype.itemsize * int(np.prod(x.sharding.shard_shape(x.shape)))
+      for x in jax.tree.leaves(self.params)
+    )
+
+  def _centralization(self, way):
+    specs = self.specs if way == 'shard_map' else None
+    return optax_gc.gradient_centralization(self.axes, partition_specs=specs)
+
+  def _shard_map(self, fn, in_specs, out_specs):
+    return jax.shard_map(
+      fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs
+    )
+
+  def _shaped(self, tree, specs):
+    def shaped(x, spec):
+      sharding = NamedSharding(self.mesh, spec)
+      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(shaped, tree, specs)
+
+
+def _gather(x, spec):
+  for axis, mesh_axes in enumerate(spec):
+    if mesh_axes is not None:
+      x = lax.all_gather(x, mesh_axes, axis=axis, tiled=True)
+  return x

@@ -1,0 +1,208 @@
+"""Reduction axes that `shard_map` splits over a mesh, from partition specs.
+
+Inside `jax.shard_map` an array is one device's part, and nothing in its type
+says of what. From the specs follow the shapes of the whole arrays, on which
+weight axes are resolved, and the mesh axes that means are taken over.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec
+
+from optax_gc._weight_axes import LeafAxes, Words, by_path, pair_by_path
+
+_PARTITION_SPECS = Words(
+  'partition specs',
+  'partition specs',
+  'Give one PartitionSpec, or None for a replicated array, for each leaf',
+)
+
+
+class Part(NamedTuple):
+  """One leaf and its axes; inside `shard_map`, one device's part of it.
+
+  Attributes:
+    leaf: The leaf.
+    axes: Its normalised reduction axes.
+    mesh_axes: The mesh axes that the reduction axes are split over.
+  """
+
+  leaf: Any
+  axes: tuple[int, ...]
+  mesh_axes: tuple[str, ...] = ()
+
+
+def resolve_parts(
+  resolve: Callable[[Any], list[LeafAxes]],
+  partition_specs: Any,
+  tree: Any,
+  reduces: bool,
+) -> list[Part]:
+  """Resolves weight axes on the whole arrays of which a tree has parts.
+
+  Args:
+    resolve: From a tree of arrays, or of shapes and dtypes, to its axes.
+    partition_specs: A tree of `PartitionSpec` or ``None``, one for each leaf of
+      ``tree``; or ``None``: no array is split.
+    tree: Arrays: parts inside `shard_map`, outside whole ones.
+    reduces: Whether means will be taken, for which mesh axes must be bound.
+
+  Returns:
+    A list in the order of ``jax.tree.leaves(tree)``.
+
+  Raises:
+    ValueError: If specs do not fit the leaves or the mesh, or axes the leaves.
+    TypeError: If a spec is of the wrong type.
+  """
+  if partition_specs is None:
+    return [Part(x.leaf, x.axes.reduction_axis) for x in resolve(tree)]
+  specs = by_path(partition_specs, lambda x: x is None or _is_spec(x))
+  layouts = [
+    _Layout(path, tuple(getattr(leaf, 'shape', ())), spec)
+    for path, leaf, spec in pair_by_path(specs, tree, _PARTITION_SPECS)
+  ]
+  leaves, treedef = jax.tree.flatten(tree)
+  wholes = [
+    jax.ShapeDtypeStruct(layout.whole_shape(), leaf.dtype)
+    if hasattr(leaf, 'dtype')
+    else leaf
+    for leaf, layout in zip(leaves, layouts, strict=True)
+  ]
+  parts = []
+  for leaf, layout, (_, _, axes) in zip(
+    leaves, layouts, resolve(jax.tree.unflatten(treedef, wholes)), strict=True
+  ):
+    reduction = axes.reduction_axis
+    if reduces:
+      layout.require_bound(reduction)
+    parts.append(Part(leaf, reduction, layout.mesh_axes(reduction)))
+  return parts
+
+
+def mean_over_mesh(
+  means: Sequence[jax.Array], mesh_axes: Sequence[tuple[str, ...]]
+) -> list[jax.Array]:
+  """Means of each array over its mesh axes, with one `pmean` for equal ones.
+
+  XLA combines what is summed over the same devices into one all-reduce.
+  """
+  groups: dict[frozenset[str], list[int]] = {}
+  for i, names in enumerate(mesh_axes):
+    groups.setdefault(frozenset(names), []).append(i)
+  out = list(means)
+  for members in groups.values():
+    reduced = lax.pmean([means[i] for i in members], mesh_axes[members[0]])
+    for i, mean in zip(members, reduced, strict=True):
+      out[i] = mean
+  return out
+
+
+def _is_spec(x: Any) -> bool:
+  return isinstance(x, PartitionSpec)
+
+
+class _Layout:
+  """How one leaf lies on the mesh: its spec, checked."""
+
+  def __init__(self, path: str, shape: tuple[int, ...], spec: Any):
+    self.path, self.shape, self.spec = path, shape, spec
+    if spec is not None and not _is_spec(spec):
+      raise TypeError(
+        f'The partition spec of leaf {path!r} is {spec!r}, of type '
+        f'{type(spec).__name__}. Give a jax.sharding.PartitionSpec, or None '
+        'for a replicated array.'
+      )
+    entries = tuple(spec or ())
+    if len(entries) > len(shape):
+      self._fail(
+        f'it speaks of {len(entries)} dimensions, but the rank is {len(shape)}'
+      )
+    # The mesh axes of each dimension; a spec may be shorter than the rank.
+    self.split = [self._names(entry) for entry in entries]
+    self.split += [()] * (len(shape) - len(entries))
+    names = [name for dimension in self.split for name in dimension]
+    mesh = jax.sharding.get_abstract_mesh()
+    for name in names:
+      if names.count(name) > 1:
+        self._fail(f'it names mesh axis {name!r} twice')
+      is_known = _bound_size(name) is not None or name in mesh.axis_names
+      if not is_known and not mesh.empty:
+        self._fail(f'there is no mesh axis {name!r}')
+
+  def whole_shape(self) -> tuple[int, ...]:
+    """The shape of the array of which the leaf is a part."""
+    shape = []
+    for axis, size in enumerate(self.shape):
+      for name in self.split[axis]:
+        parts = _bound_size(name)
+        if parts is None:
+          self._check_even(axis, name)
+        else:
+          size *= parts
+      shape.append(size)
+    return tuple(shape)
+
+  def mesh_axes(self, axes: Sequence[int]) -> tuple[str, ...]:
+    """The mesh axes over which some of the leaf's axes are split."""
+    return tuple(name for axis in axes for name in self.split[axis])
+
+  def require_bound(self, axes: Sequence[int]) -> None:
+    """Raises if any of these mesh axes is not that of a `shard_map`."""
+    for axis in axes:
+      for name in self.split[axis]:
+        if _bound_size(name) is None:
+          self._fail(
+            f'reduction axis {axis} is split over {name!r}, which is not bound '
+            'here',
+            'Inside shard_map, make it one of its axis_names. Under jit, and '
+            'for mesh axes that are left to XLA, leave it out of '
+            'partition_specs: XLA itself takes the mean over the whole array',
+          )
+
+  def _check_even(self, axis: int, name: str) -> None:
+    """Raises if a whole array cannot be split, where the mesh is known."""
+    parts = jax.sharding.get_abstract_mesh().shape.get(name, 1)
+    if self.shape[axis] % parts:
+      self._fail(
+        f'its dimension {axis} does not split over {name!r} into {parts} equal '
+        'parts'
+      )
+
+  def _names(self, entry: Any) -> tuple[str, ...]:
+    if entry is None:
+      return ()
+    if entry is PartitionSpec.UNCONSTRAINED:
+      self._fail('an unconstrained dimension does not say how it is split')
+    return entry if isinstance(entry, tuple) else (entry,)
+
+  def _fail(
+    self,
+    message: str,
+    remedy: str = 'Give the spec that the array has in shard_map',
+  ) -> NoReturn:
+    raise ValueError(
+      f'Leaf {self.path!r} of shape {self.shape} was given {self.spec}: '
+      f'{message}. The mesh is {_mesh_text()}. {remedy}.'
+    )
+
+
+def _bound_size(name: str) -> int | None:
+  """The size of a mesh axis inside the `shard_map` over it, else ``None``."""
+  try:
+    return lax.psum(1, name)  # A constant: `lax.axis_size` is younger.
+  except NameError:
+    return None
+
+
+def _mesh_text() -> str:
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return 'not known, as no shard_map is around'
+  kinds = zip(mesh.shape.items(), mesh.axis_types, strict=True)
+  return ', '.join(
+    f'{name!r}: {size}' + ' in shard_map' * (kind == AxisType.Manual)
+    for (name, size), kind in kinds
+  )

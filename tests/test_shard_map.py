@@ -1,0 +1,364 @@
+"""Partition specs: means inside `shard_map`, and errors of bad specs."""
+
+import functools
+import re
+
+import compat
+from flax import nnx
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import pytest
+
+from benchmarks import hlo
+import optax_gc
+from optax_gc import WeightAxes
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  return Mesh(np.array(jax.devices()).reshape(4, 2), ('x', 'y'))
+
+
+def run(mesh, specs, grads, **options):
+  """One update of a tree inside `shard_map`."""
+  tx = optax_gc.gradient_centralization(partition_specs=specs, **options)
+  update = compat.shard_map(
+    lambda g: tx.update(g, tx.init(g))[0],
+    mesh=mesh,
+    in_specs=(specs,),
+    out_specs=specs,
+  )
+  return jax.jit(update)(grads)
+
+
+def whole(grads, **options):
+  tx = optax_gc.gradient_centralization(**options)
+  return tx.update(grads, tx.init(grads))[0]
+
+
+def normal(*shape):
+  rng = np.random.default_rng(len(shape))
+  return jnp.asarray(rng.normal(1, 1, shape), jnp.float32)
+
+
+def test_without_specs_the_answer_would_be_wrong(mesh):
+  grads = {'kernel': normal(8, 4)}
+  wrong = jax.jit(
+    compat.shard_map(
+      lambda g: whole(g),
+      mesh=mesh,
+      in_specs=(P('x'),),
+      out_specs=P('x'),
+    )
+  )(grads)
+  right = run(mesh, {'kernel': P('x')}, grads)
+  np.testing.assert_allclose(
+    right['kernel'], whole(grads)['kernel'], rtol=1e-5, atol=1e-6
+  )
+  assert abs(wrong['kernel'] - right['kernel']).max() > 0.1
+
+
+@pytest.mark.parametrize(
+  ('spec', 'names'),
+  [
+    (P('x'), 1),
+    (P('y', 'x'), 1),
+    (P(('y', 'x')), 1),
+    (P(None, ('x', 'y')), 0),
+    (P(), 0),
+    (None, 0),
+  ],
+)
+def test_any_spec_of_a_kernel(mesh, spec, names):
+  grads = {'kernel': normal(8, 16)}
+  tx = optax_gc.gc(partition_specs={'kernel': spec})
+  update = compat.shard_map(
+    lambda g: tx.update(g, optax.EmptyState())[0],
+    mesh=mesh,
+    in_specs=({'kernel': spec or P()},),
+    out_specs={'kernel': spec or P()},
+  )
+  jaxpr = jax.make_jaxpr(update)(grads)
+  assert len(re.findall(r'= psum\w*\[', str(jaxpr))) == names
+  np.testing.assert_allclose(
+    jax.jit(update)(grads)['kernel'], whole(grads)['kernel'], atol=1e-6
+  )
+
+
+def test_weight_vectors_are_counted_whole(mesh):
+  """One row on each device is no weight vector of one element; but one is."""
+  grads = {'a': {'kernel': normal(4, 6)}, 'b': {'kernel': normal(1, 8)}}
+  specs = {'a': {'kernel': P('x')}, 'b': {'kernel': P(None, 'x')}}
+  updates = run(mesh, specs, grads)
+  np.testing.assert_allclose(updates['a']['kernel'].mean(0), 0, atol=1e-6)
+  np.testing.assert_array_equal(updates['b']['kernel'], grads['b']['kernel'])
+
+
+def test_conventions_see_whole_shapes(mesh):
+  """A bias that is whole says what a kernel's part could not."""
+  grads = {'kernel': normal(8, 4, 8), 'bias': normal(4, 8)}
+  specs = {'kernel': P('x', None, 'y'), 'bias': P()}
+  np.testing.assert_allclose(
+    run(mesh, specs, grads)['kernel'], whole(grads)['kernel'], atol=1e-6
+  )
+
+
+def test_means_over_several_mesh_axes_in_one_tree(mesh):
+  grads = {name: {'kernel': normal(8, 16)} for name in 'abcd'}
+  specs = {
+    'a': {'kernel': P('x')},
+    'b': {'kernel': P('y')},
+    'c': {'kernel': P(('x', 'y'))},
+    'd': {'kernel': P(('y', 'x'))},
+  }
+  updates = run(mesh, specs, grads)
+  for name, leaf in whole(grads).items():
+    np.testing.assert_allclose(
+      updates[name]['kernel'], leaf['kernel'], atol=1e-6
+    )
+
+
+def test_specs_of_an_nnx_model_match_states_and_plain_trees(mesh):
+  model = nnx.Linear(8, 4, use_bias=False, rngs=nnx.Rngs(0))
+  state = nnx.state(model, nnx.Param)
+  specs = jax.tree.map(lambda x: P('x'), state)
+  updates = run(mesh, specs, state)
+  expected = whole(state)
+  for got, want in zip(*map(jax.tree.leaves, (updates, expected)), strict=True):
+    np.testing.assert_allclose(got, want, atol=1e-6)
+  plain = nnx.to_pure_dict(state)
+  tx = optax_gc.gc(partition_specs=specs)
+  tx.init(plain)
+
+
+def test_masked_leaves_need_no_part(mesh):
+  grads = {'a': normal(8, 4), 'b': normal(8, 4)}
+  specs = {'a': P('x'), 'b': P('x')}
+  tx = optax.masked(optax_gc.gc(partition_specs=specs), {'a': True, 'b': False})
+  updates = compat.shard_map(
+    lambda g: tx.update(g, tx.init(g))[0],
+    mesh=mesh,
+    in_specs=(specs,),
+    out_specs=specs,
+  )(grads)
+  np.testing.assert_allclose(updates['a'].mean(0), 0, atol=1e-6)
+  np.testing.assert_array_equal(updates['b'], grads['b'])
+
+
+def test_vmap_with_an_axis_name_is_a_mesh_axis():
+  grads = {'kernel': normal(8, 4)}
+  tx = optax_gc.gc(partition_specs={'kernel': P('parts')})
+  parts = {'kernel': grads['kernel'].reshape(4, 2, 4)}
+  updates = jax.vmap(lambda g: tx.update(g, tx.init(g))[0], axis_name='parts')(
+    parts
+  )
+  np.testing.assert_allclose(
+    updates['kernel'].reshape(8, 4), whole(grads)['kernel'], atol=1e-6
+  )
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    functools.partial(optax_gc.sgd, momentum=0.9, weight_decay=0.1),
+    functools.partial(optax_gc.sgdw, momentum=0.9),
+    functools.partial(optax_gc.adam, where='gradient'),
+    functools.partial(optax_gc.adam, where='update'),
+    optax_gc.adamw,
+    optax_gc.adagrad,
+    optax_gc.radam,
+    optax_gc.ranger,
+    functools.partial(optax_gc.lion, where='update'),
+  ],
+  ids=lambda make: getattr(make, 'func', make).__name__,
+)
+def test_optimizers_take_specs(mesh, make):
+  params, grads = {'kernel': normal(8, 4)}, {'kernel': normal(8, 4) ** 2}
+  specs = {'kernel': P('x')}
+
+  def steps(tx, params, grads):
+    state = tx.init(params)
+    for _ in range(2):
+      updates, state = tx.update(grads, state, params)
+      params = optax.apply_updates(params, updates)
+    return params
+
+  got = compat.shard_map(
+    functools.partial(steps, make(0.1, partition_specs=specs)),
+    mesh=mesh,
+    in_specs=(specs, specs),
+    out_specs=specs,
+  )(params, grads)
+  want = steps(make(0.1), params, grads)
+  np.testing.assert_allclose(got['kernel'], want['kernel'], rtol=1e-5)
+
+
+def test_before_psum_scatter_centralizing_costs_no_collective(mesh):
+  """Each device's gradient is still whole there, and the mean is linear."""
+  grads = normal(4, 16, 8)
+
+  def reduce(centralized, grads):
+    tx = optax_gc.gc() if centralized else optax.identity()
+    update, _ = tx.update(grads[0], tx.init(grads[0]))
+    return lax.psum_scatter(update, 'x', tiled=True)
+
+  programs = [
+    jax.jit(
+      compat.shard_map(
+        functools.partial(reduce, centralized),
+        mesh=mesh,
+        in_specs=(P('x'),),
+        out_specs=P('x'),
+      )
+    )
+    for centralized in (False, True)
+  ]
+  plain, centralized = (
+    hlo.collectives(program.lower(grads).compile().as_text())
+    for program in programs
+  )
+  assert plain == centralized
+  np.testing.assert_allclose(
+    programs[1](grads), whole(grads.sum(0)), rtol=1e-5, atol=1e-5
+  )
+
+
+# Bad specs.
+
+
+def raises(mesh, specs, message, shape=(8, 4)):
+  """Inside the shard_map of a kernel's rows over x."""
+  tx = optax_gc.gc(partition_specs=specs)
+  update = compat.shard_map(
+    lambda g: tx.update(g, optax.EmptyState())[0],
+    mesh=mesh,
+    in_specs=({'kernel': P('x')},),
+    out_specs={'kernel': P('x')},
+  )
+  with pytest.raises(ValueError, match=message):
+    update({'kernel': normal(*shape)})
+
+
+LEAF = r"^Leaf 'kernel' of shape \(2, 4\) was given P\w*\("
+MESH = r"\. The mesh is 'x': 4 in shard_map, 'y': 2 in shard_map\."
+
+
+@pytest.mark.parametrize(
+  ('spec', 'message'),
+  [
+    (P('z'), "'z'.*there is no mesh axis 'z'" + MESH),
+    (P(None, 'z'), "there is no mesh axis 'z'" + MESH),
+    (P('x', None, None), 'it speaks of 3 dimensions, but the rank is 2' + MESH),
+    (P('x', 'x'), "it names mesh axis 'x' twice" + MESH),
+    (P(P.UNCONSTRAINED), 'an unconstrained dimension'),
+  ],
+)
+def test_bad_specs_raise(mesh, spec, message):
+  raises(mesh, {'kernel': spec}, LEAF + '.*' + message)
+
+
+@pytest.mark.parametrize(
+  ('specs', 'message'),
+  [
+    (
+      {},
+      r'^The partition specs do not match the updates\. No partition specs are '
+      r"given for 'kernel' of shape \(2, 4\)\. Give one PartitionSpec, or None "
+      'for a replicated array, for each leaf, in a tree like the params.',
+    ),
+    (
+      {'kernel': P('x'), 'other': P('x')},
+      r"Partition specs are given for 'other' \(P.*\('x',?\)\), not in",
+    ),
+  ],
+)
+def test_missing_and_extra_specs_raise(mesh, specs, message):
+  raises(mesh, specs, message)
+
+
+def test_bad_specs_raise_at_init():
+  params = {'kernel': normal(8, 4)}
+  for specs, message in (
+    ({}, 'No partition specs are given'),
+    ({'kernel': P('x', None, None)}, 'the rank is 2'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      optax_gc.gc(partition_specs=specs).init(params)
+  with pytest.raises(TypeError, match="leaf 'kernel' is 'x', of type str"):
+    optax_gc.gc(partition_specs={'kernel': 'x'}).init(params)
+
+
+def test_init_takes_whole_arrays_outside():
+  specs = {'kernel': P('x')}
+  assert optax_gc.gc(partition_specs=specs).init({'kernel': normal(8, 4)}) == (
+    optax.EmptyState()
+  )
+
+
+def test_under_jit_specs_are_to_be_left_out(mesh):
+  grads = {'kernel': normal(8, 4)}
+  tx = optax_gc.gc(partition_specs={'kernel': P('x')})
+  message = (
+    r"^Leaf 'kernel' of shape \(8, 4\) was given P.*: reduction axis 0 is "
+    r"split over 'x', which is not bound here\. The mesh is not known, as no "
+    r'shard_map is around\..*Under jit.*leave it out of partition_specs'
+  )
+  with pytest.raises(ValueError, match=message):
+    jax.jit(tx.update)(grads, optax.EmptyState())
+  # No reduction axis is split: nothing to say.
+  tx = optax_gc.gc(partition_specs={'kernel': P(None, 'x')})
+  updates, _ = jax.jit(tx.update)(grads, optax.EmptyState())
+  np.testing.assert_allclose(
+    updates['kernel'], whole(grads)['kernel'], atol=1e-6
+  )
+
+
+needs_set_mesh = pytest.mark.skipif(
+  not hasattr(jax, 'set_mesh'), reason='this JAX has no jax.set_mesh'
+)
+
+
+@needs_set_mesh
+def test_an_axis_that_this_shard_map_leaves_to_xla(mesh):
+  grads = {'kernel': normal(8, 4)}
+  tx = optax_gc.gc(partition_specs={'kernel': P('y')})
+  update = compat.shard_map(
+    lambda g: tx.update(g, optax.EmptyState())[0],
+    mesh=mesh,
+    in_specs=(P(None, 'x'),),
+    out_specs=P(None, 'x'),
+    axis_names={'x'},
+  )
+  message = (
+    r"is split over 'y', which is not bound here\. The mesh is 'x': 4 in"
+  )
+  with pytest.raises(
+    ValueError, match=message + r" shard_map, 'y': 2\. Inside"
+  ):
+    jax.jit(update)(grads)
+
+
+@needs_set_mesh
+def test_uneven_parts_raise_where_the_mesh_is_known(mesh):
+  tx = optax_gc.gc(partition_specs={'kernel': P('x')})
+  message = r"its dimension 0 does not split over 'x' into 4 equal parts"
+  with jax.set_mesh(mesh), pytest.raises(ValueError, match=message):
+    tx.init({'kernel': normal(6, 4)})
+
+
+def test_axes_are_checked_on_whole_arrays(mesh):
+  tx = optax_gc.gc(
+    {'kernel': WeightAxes(2)}, partition_specs={'kernel': P('x')}
+  )
+  with pytest.raises(ValueError, match=r"'kernel' of shape \(8, 4\).*axis 2"):
+    compat.shard_map(
+      lambda g: tx.update(g, optax.EmptyState())[0],
+      mesh=mesh,
+      in_specs=(P('x'),),
+      out_specs=P('x'),
+    )({'kernel': normal(8, 4)})

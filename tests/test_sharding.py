@@ -1,0 +1,229 @@
+"""Centralization of arrays that are spread over a mesh of eight devices."""
+
+import math
+
+import compat
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from benchmarks import hlo
+import optax_gc
+from optax_gc import WeightAxes
+
+AxisType = jax.sharding.AxisType
+
+# The shapes of arrays and their reduction axes.
+ARRAYS = {
+  'dense': ((32, 16), (0,)),
+  'conv': ((3, 3, 8, 16), (0, 1, 2)),
+  'query': ((16, 4, 8), (0,)),
+  'out': ((4, 8, 16), (0, 1)),
+  'stack': ((8, 16, 8), (1,)),
+  'transposed': ((16, 32), (1,)),
+  'bias': ((16,), ()),
+  # A weight vector has one element, or one on every device.
+  'head': ((8, 1), (0,)),
+  'gain': ((1, 16), (0,)),
+}
+AXES = {name: WeightAxes(axes) for name, (_, axes) in ARRAYS.items()}
+
+
+SIZES = {'x': 4, 'y': 2}
+
+
+def split(name, mesh_axes_of):
+  """The spec that splits axes of an array over mesh axes, where they divide."""
+  shape, _ = ARRAYS[name]
+  spec = [None] * len(shape)
+  for axis, mesh_axes in mesh_axes_of.items():
+    if shape[axis] % math.prod(SIZES[a] for a in mesh_axes) == 0:
+      spec[axis] = mesh_axes if len(mesh_axes) > 1 else mesh_axes[0]
+  return P(*spec)
+
+
+def inputs(name):
+  """The reduction axis that is split: the last of several."""
+  return max(ARRAYS[name][1], default=0)
+
+
+def outputs(name):
+  """The last axis that is not a reduction axis."""
+  shape, axes = ARRAYS[name]
+  return max(a for a in range(len(shape)) if a not in axes)
+
+
+LAYOUTS = {
+  'replicated': lambda name: P(),
+  'fsdp': lambda name: split(name, {inputs(name): ('x',)}),
+  'fsdp over both': lambda name: split(name, {inputs(name): ('x', 'y')}),
+  'tensor': lambda name: split(name, {outputs(name): ('x',)}),
+  'both': lambda name: split(
+    name, {inputs(name): ('x',), outputs(name): ('y',)}
+  ),
+  'stacked layers': lambda name: P('x') if name == 'stack' else P(),
+}
+
+
+def specs(layout):
+  return {name: LAYOUTS[layout](name) for name in ARRAYS}
+
+
+def make_mesh(axis_type=AxisType.Auto):
+  return jax.make_mesh((4, 2), tuple(SIZES), axis_types=(axis_type,) * 2)
+
+
+def gradients(dtype=jnp.float32, length=1):
+  """Gradients of some mean, of weight vectors ``length`` times as long."""
+  rng = np.random.default_rng(0)
+  grads = {}
+  for name, (shape, axes) in ARRAYS.items():
+    shape = list(shape)
+    if axes:
+      shape[inputs(name)] *= length if shape[inputs(name)] > 1 else 1
+    grads[name] = jnp.asarray(rng.normal(2, 1, shape), dtype)
+  return grads
+
+
+def place(tree, mesh, layout):
+  return {
+    name: jax.device_put(x, NamedSharding(mesh, specs(layout)[name]))
+    for name, x in tree.items()
+  }
+
+
+def in_auto_mode(layout, grads, **options):
+  tx = optax_gc.gradient_centralization(AXES, **options)
+  update = jax.jit(lambda g: tx.update(g, tx.init(g))[0])
+  return update, place(grads, make_mesh(), layout)
+
+
+def in_shard_map(layout, grads, **options):
+  spec = specs(layout)
+  tx = optax_gc.gradient_centralization(AXES, partition_specs=spec, **options)
+  update = compat.shard_map(
+    lambda g: tx.update(g, tx.init(g))[0],
+    mesh=make_mesh(),
+    in_specs=(spec,),
+    out_specs=spec,
+  )
+  return jax.jit(update), place(grads, make_mesh(), layout)
+
+
+WAYS = {'auto': in_auto_mode, 'shard_map': in_shard_map}
+
+
+def assert_close(got, expected):
+  """float32 to 1e-6 of the gradient's rms; bfloat16 to its last bit."""
+  for name, want in expected.items():
+    assert got[name].dtype == want.dtype
+    a, b = (np.asarray(x, np.float64) for x in (got[name], want))
+    rms = np.sqrt(np.square(b).mean())
+    last_bit = np.abs(b) * 2.0**-7 if want.dtype == jnp.bfloat16 else 0
+    assert (np.abs(a - b) <= 1e-6 * rms + last_bit).all(), name
+
+
+def on_one_device(grads):
+  tx = optax_gc.gradient_centralization(AXES)
+  return tx.update(grads, tx.init(grads))[0]
+
+
+def assert_same_shardings(updates, grads):
+  for name, x in grads.items():
+    assert updates[name].sharding.is_equivalent_to(x.sharding, x.ndim), name
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('way', WAYS)
+def test_equals_one_device_and_keeps_shardings(way, layout, dtype):
+  grads = gradients(dtype)
+  update, placed = WAYS[way](layout, grads)
+  updates = update(placed)
+  assert_same_shardings(updates, placed)
+  assert_close(updates, on_one_device(grads))
+
+
+@pytest.mark.skipif(
+  not hasattr(jax, 'set_mesh'), reason='this JAX has no jax.set_mesh'
+)
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_explicit_mode(layout, dtype):
+  grads = gradients(dtype)
+  tx = optax_gc.gradient_centralization(AXES)
+  mesh = make_mesh(AxisType.Explicit)
+  with jax.set_mesh(mesh):
+    placed = place(grads, mesh, layout)
+
+    @jax.jit
+    def update(g):
+      updates, _ = tx.update(g, tx.init(g))
+      for name, x in g.items():
+        assert jax.typeof(updates[name]).sharding == jax.typeof(x).sharding
+      return updates
+
+    updates = update(placed)
+  assert_same_shardings(updates, placed)
+  assert_close(updates, on_one_device(grads))
+
+
+# How many all-reduces XLA may make of all means: one for all leaves that are
+# split over the same mesh axes.
+ALL_REDUCES = {
+  'replicated': 0,
+  'fsdp': 1,
+  'fsdp over both': 1,
+  'tensor': 0,
+  'both': 1,
+  'stacked layers': 0,
+}
+
+combines = pytest.mark.skipif(
+  jax.__version_info__ < (0, 6), reason='this XLA for CPU combines nothing'
+)
+
+
+@combines
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('way', WAYS)
+def test_costs_one_all_reduce_and_no_memory(way, layout, dtype):
+  grads = gradients(dtype, length=128)
+  update, placed = WAYS[way](layout, grads)
+  compiled = update.lower(placed).compile()
+  counts = hlo.collectives(compiled.as_text())
+  assert set(counts) <= {'all-reduce'}
+  assert counts['all-reduce'] == ALL_REDUCES[layout]
+  size = sum(
+    x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(placed)
+  )
+  assert compiled.memory_analysis().temp_size_in_bytes <= 0.01 * size
+
+
+@combines
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('leaves', [1, 100])
+def test_one_all_reduce_whatever_the_number_of_leaves(way, leaves):
+  mesh = make_mesh()
+  spec = {str(i): P('x') for i in range(leaves)}
+  grads = {
+    name: jnp.ones((8, 8), device=NamedSharding(mesh, P('x'))) for name in spec
+  }
+  axes = dict.fromkeys(spec, WeightAxes(0))
+
+  def update(g):
+    tx = optax_gc.gradient_centralization(
+      axes, partition_specs=spec if way == 'shard_map' else None
+    )
+    return tx.update(g, tx.init(g))[0]
+
+  if way == 'shard_map':
+    update = compat.shard_map(
+      update, mesh=mesh, in_specs=(spec,), out_specs=spec
+    )
+  text = jax.jit(update).lower(grads).compile().as_text()
+  assert hlo.collectives(text) == {'all-reduce': 1}
