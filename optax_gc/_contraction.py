@@ -48,7 +48,7 @@ def contraction(view: View, side: Side) -> Use | None:
   stay = (*batch, *free)
   foreign = [f for dim in (*summed, *free) for f in dim if not f.axes]
   if any(f.entangled & axes for f in foreign):
-    if view.free or _views.bound_of(view.dims):
+    if view.multiplied:
       what = 'multiplied by a parameter both entrywise and as a matrix'
       return Use(Force.UNCLEAR, what)
     return Use(Force.NONE, 'scales a weight')
@@ -56,8 +56,10 @@ def contraction(view: View, side: Side) -> Use | None:
     return Use(Force.UNCLEAR, 'multiplied by other constants for each output')
   if _latent_or_factor(view, summed, batch, free):
     return Use(Force.FATAL, _LATENT_OR_FACTOR)
-  if view.bent:
+  if view.multiplied and view.bent:
     return Use(Force.UNCLEAR, 'a function of its product is contracted')
+  if any(f.latent for dim in summed for f in dim):
+    return Use(Force.UNCLEAR, _LATENT_OR_FACTOR)
   return Use(
     Force.DATA,
     f'contracts axes {tuple(sorted(axes))}',

@@ -80,6 +80,8 @@ def _rescales(equation, values: Sequence[Value]) -> bool:
 def combine(name: str, values: Sequence[Value]) -> Value:
   """An elementwise function of values that do not depend on data."""
   rank = max((len(v.dims) for value in values for v in value.views), default=0)
+  linear = name in _ADDITIVE or name in _MULTIPLICATIVE
+  bends = not linear and any(map(_multiplied, values))
   prepared = []
   for k, value in enumerate(values):
     if name in _ADDITIVE:
@@ -97,15 +99,64 @@ def combine(name: str, values: Sequence[Value]) -> Value:
       )
       for view in value.views
     )
-    if name not in _ADDITIVE and name not in _MULTIPLICATIVE:
-      views = tuple(
-        v._replace(bent=True) if v.free or _views.bound_of(v.dims) else v
-        for v in views
-      )
+    if bends:
+      views = tuple(v._replace(bent=True) for v in views)
     others = [*values[:k], *values[k + 1 :]]
+    if name in _ADDITIVE:
+      features = _features(value, others)
+      views = tuple(_views.as_latent(v, features) for v in views)
     lost = _lost_beside(value, others)
     prepared.append(value._replace(views=views, lost=lost))
   return _views.merge(prepared)
+
+
+def _features(value: Value, others: Sequence[Value]) -> frozenset[int]:
+  """Dimensions of a sum that may be features of a learned activation.
+
+  A product of parameters may be a factored kernel or a layer on a learned
+  input. Then the input goes around the layer, or a bias is added, the same at
+  each of the input's places. A kernel and its low-rank update are added like
+  that neither.
+  """
+  return frozenset().union(
+    *(
+      _around(value, other) | _bias(value, other) | _bias(other, value)
+      for other in others
+    )
+  )
+
+
+def _around(value: Value, added: Value) -> frozenset[int]:
+  """Features if ``added`` is an input of the layer that ``value`` is."""
+  products = [view for view in value.views if view.multiplied]
+  inputs = {view.leaf for view in added.views}
+  if not {view.leaf for view in products} > inputs or _multiplied(added):
+    return frozenset()
+  return frozenset(
+    i
+    for i in range(len(products[0].dims))
+    for view in products
+    if i not in added.uniform
+    and view.leaf in inputs
+    and _views.bound_of((view.dims[i],))
+  )
+
+
+def _bias(value: Value, added: Value) -> frozenset[int]:
+  """Features if ``added`` is a bias of the layer that ``value`` is."""
+  products = [view for view in value.views if view.multiplied]
+  leaves = {view.leaf for view in value.views}
+  apart = leaves.isdisjoint(view.leaf for view in added.views)
+  places = any(
+    _views.axes_of((view.dims[i],)) for i in added.uniform for view in products
+  )
+  if not (added.views and apart and places) or _multiplied(added):
+    return frozenset()
+  return frozenset(range(len(products[0].dims))) - added.uniform
+
+
+def _multiplied(value: Value) -> bool:
+  return any(view.multiplied for view in value.views)
 
 
 def _varying(values: Sequence[Value], rank: int) -> frozenset[int]:
@@ -202,7 +253,7 @@ def _follow(equation, position, value, view, others, ledger) -> View | None:
   if value.data and not any(o.data or o.views for o in others):
     return view  # A constant function of entries that data looked up.
   if name == 'mul':
-    return _multiplied(equation, value, view, others, ledger)
+    return _meet_data(equation, value, view, others, ledger)
   if name in _ADDITIVE and all_picked(others):
     if not value.data:
       _ledger.note_meeting(equation, view, ledger, _MEETINGS.get(name, name))
@@ -210,7 +261,7 @@ def _follow(equation, position, value, view, others, ledger) -> View | None:
   return None
 
 
-def _multiplied(equation, value, view, others, ledger) -> View | None:
+def _meet_data(equation, value, view, others, ledger) -> View | None:
   """The view of a leaf that data multiplies: a scale or half a contraction."""
   data = [other for other in others if other.data]
   if not data or not _views.axes_of(view.dims):

@@ -207,6 +207,6 @@ def note_meeting(
 
 def no_contraction(view: View, what: str) -> Use:
   """A use that sums no axis; unclear after a product that may be a layer."""
-  if view.free or _views.bound_of(view.dims):
+  if view.multiplied:
     return Use(Force.UNCLEAR, f'multiplied by no data, then {what}')
   return Use(Force.NONE, what)

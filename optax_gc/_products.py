@@ -238,27 +238,59 @@ def _product(values, sides, shape) -> Value:
     first = len(side.batch) + k * len(sides[0].free)
     for view in values[k].views:
       summed = _views.pick(view.dims, side.summed)
-      link = Factor(
-        0,
-        bound=_views.axes_of(summed) | _views.bound_of(summed),
-        constant=not other.views,
-      )
-      if not all(f.whole for dim in summed for f in dim):
-        link = link._replace(part=None)
+      link = _link(summed, other)
       out = [(link._replace(size=n),) for n in shape]
       for i, d in enumerate(side.batch):
         out[i] = view.dims[d]
       for i, d in enumerate(side.free):
         out[first + i] = view.dims[d]
-      free = view.free | _views.axes_of(_views.pick(view.dims, side.free))
+      free = view.free
+      if not all(map(_views.is_foreign, summed)):
+        free |= _views.axes_of(_views.pick(view.dims, side.free))
       view = view._replace(peeled=view.peeled | _mixed(summed, out))
       views.append(view._replace(dims=tuple(out), free=free))
+  for k in (0, 1):
+    if _on_latent(values[k], sides[k]):
+      first = len(sides[0].batch) + (1 - k) * len(sides[0].free)
+      features = range(first, first + len(sides[1 - k].free))
+      views = [_views.as_latent(view, features) for view in views]
   return Value(
     False,
     _views.distinct(views),
     _uniform(values, sides),
     values[0].lost | values[1].lost,
     choice=values[0].choice or values[1].choice,
+  )
+
+
+def _link(summed: Dims, other: Value) -> Factor:
+  """What ties a leaf, of which these dimensions are summed, to the others.
+
+  A coefficient that varies along a summed dimension and along an axis of the
+  leaf makes one that varies along what the other operand brings in and along
+  that axis: a diagonal matrix times a kernel is the kernel, rescaled.
+  """
+  factors = [f for dim in summed for f in dim]
+  link = Factor(
+    0,
+    part=range(0) if all(f.whole for f in factors) else None,
+    bound=_views.axes_of(summed) | _views.bound_of(summed),
+    constant=not other.views,
+  )
+  jointly = frozenset().union(
+    *(f.entangled | f.masked for f in factors if not f.axes)
+  )
+  if other.views:
+    return link._replace(entangled=jointly)
+  return link._replace(masked=jointly)
+
+
+def _on_latent(value: Value, side: Side) -> bool:
+  """Whether an operand may be an activation made from a learned input."""
+  return any(
+    view.multiplied
+    and (view.bent or any(f.latent for d in side.summed for f in view.dims[d]))
+    for view in value.views
   )
 
 

@@ -33,6 +33,8 @@ class Factor(NamedTuple):
     entangled: Axes of the leaf such that its elements' coefficients, as other
       leaves give them, vary along the factor and along them jointly.
     masked: The same for coefficients that are constants.
+    latent: Whether what was added to a product of parameters shows that it may
+      be a layer on a learned input of which this is a feature.
   """
 
   size: int
@@ -46,6 +48,7 @@ class Factor(NamedTuple):
   constant: bool = False
   entangled: Axes = NO_AXES
   masked: Axes = NO_AXES
+  latent: bool = False
 
   @property
   def whole(self) -> bool:
@@ -90,8 +93,9 @@ class View(NamedTuple):
     free: Axes that were kept in a product with another parameter.
     picked: If data looked up the leaf's entries: by which primitive.
     product: If data multiplies the leaf elementwise: which product that is.
-    bent: Whether a product of it with another parameter went through a
-      nonlinearity, so that its entries no longer form one inner product.
+    bent: Whether it went through a nonlinearity together with a product of
+      parameters. If it is of a product too, before or after, its entries no
+      longer form one inner product.
   """
 
   leaf: int
@@ -101,6 +105,11 @@ class View(NamedTuple):
   picked: str = ''
   product: Any = None
   bent: bool = False
+
+  @property
+  def multiplied(self) -> bool:
+    """Whether it is of a product with another parameter."""
+    return bool(self.free or bound_of(self.dims))
 
 
 class Value(NamedTuple):
@@ -150,6 +159,17 @@ def own_dims(shape: Sequence[int]) -> Dims:
   """Dimension i is axis i."""
   return tuple(
     (Factor(n, frozenset((i,)), range(n), n),) for i, n in enumerate(shape)
+  )
+
+
+def as_latent(view: View, features: Iterable[int]) -> View:
+  """Marks some dimensions as features of what may be a learned activation."""
+  marked = frozenset(features)
+  return view._replace(
+    dims=tuple(
+      tuple(f._replace(latent=f.latent or i in marked) for f in dim)
+      for i, dim in enumerate(view.dims)
+    )
   )
 
 
@@ -405,6 +425,7 @@ def blend(factors: Iterable[Factor], size: int) -> Factor:
     constant=any(f.constant for f in factors),
     entangled=frozenset().union(*(f.entangled for f in factors)),
     masked=frozenset().union(*(f.masked for f in factors)),
+    latent=any(f.latent for f in factors),
   )
 
 
