@@ -248,8 +248,8 @@ def _follow(equation, position, value, view, others, ledger) -> View | None:
     scalars = all(not o.data and o.plain and _scalar(o, view) for o in others)
     if name in _ADDITIVE | _MULTIPLICATIVE and scalars:
       return view
-    plain = all(o.plain for o in others)
-    return view if multiplied and plain and modulated(view, ledger) else None
+    apart = all(o.plain or _scales(o, view) for o in others)
+    return view if multiplied and apart and modulated(view, ledger) else None
   if value.data and not any(o.data or o.views for o in others):
     return view  # A constant function of entries that data looked up.
   if name == 'mul':
@@ -265,6 +265,9 @@ def _meet_data(equation, value, view, others, ledger) -> View | None:
   """The view of a leaf that data multiplies: a scale or half a contraction."""
   data = [other for other in others if other.data]
   if not data or not _views.axes_of(view.dims):
+    return None
+  kernels = [v for other in data for v in other.views if v.product is not None]
+  if any(_scales(value, v) and modulated(v, ledger) for v in kernels):
     return None
   if value.data and all_picked(data):
     return None
@@ -287,17 +290,39 @@ def _meet_data(equation, value, view, others, ledger) -> View | None:
   return ledger.begin_product(equation, view._replace(dims=dims), base)
 
 
-def modulated(view: View, ledger: _ledger.Ledger) -> bool:
+def _scales(value: Value, product: View) -> bool:
+  """Whether a value without data lacks axes that a product of a leaf has."""
+  return not value.data and any(
+    f.axes and f.size > 1 for i in value.uniform for f in product.dims[i]
+  )
+
+
+def modulated(
+  view: View,
+  ledger: _ledger.Ledger,
+  summed: frozenset[int] = _views.NO_AXES,
+) -> bool:
   """Whether data multiplies a leaf without running along all of its axes.
 
   Then the product may still be a kernel, one for every example, as in a layer
   that other activations modulate.
+
+  Args:
+    view: The leaf's view in the product.
+    ledger: Where products are written down.
+    summed: Dimensions whose axes do not count.
+
+  Returns:
+    Whether data leaves out an axis.
   """
   base = ledger.base(view)
   if base is not None and base.axes:
     return False
   return any(
-    f.axes and not f.shared and f.size > 1 for dim in view.dims for f in dim
+    f.axes and not f.shared and f.size > 1
+    for i, dim in enumerate(view.dims)
+    for f in dim
+    if i not in summed
   )
 
 

@@ -74,8 +74,11 @@ def _side(atom, summed, batch) -> Side:
 def _contract(equation, values, sides, ledger):
   """A product of two operands with sums over shared dimensions."""
   if any(v.data for v in values):
-    _ledger.consume(equation, values, ledger)
-    met = [_meet_kernel(equation, values, sides, k, ledger) for k in (0, 1)]
+    kernels = [_complete(equation, values, sides, k, ledger) for k in (0, 1)]
+    met = [
+      _meet_kernel(equation, values, sides, k, ledger, kernels[1 - k])
+      for k in (0, 1)
+    ]
     views = tuple(view for views, _ in met for view in views)
     sums = frozenset(token for _, tokens in met for token in tokens)
     return [Value(True, views, sums=sums, after=sums)]
@@ -108,7 +111,41 @@ def _spread(value: Value, sides, k: int, shape: Sequence[int]) -> Value:
   return value._replace(views=views, uniform=uniform)
 
 
-def _meet_kernel(equation, values, sides, k, ledger):
+def _complete(equation, values, sides, k, ledger) -> bool:
+  """Products of leaves and data, in operand `k`, are summed with the other.
+
+  ``(x[:, None] * w).T @ s`` is ``(x * s) @ w``: the kernel is ``w``, which
+  alone has outputs, and ``s`` scales it. If both have some, either may be the
+  kernel.
+
+  Args:
+    equation: The product's equation.
+    values: Its operands.
+    sides: The roles of their dimensions.
+    k: Which operand's leaves to read.
+    ledger: Takes the uses.
+
+  Returns:
+    Whether the other operand scales a kernel.
+  """
+  other, side = _other(values, sides, k)
+  gone = frozenset(sides[k].summed)
+  keeps = not all(_is_foreign(other, d) for d in side.free)
+  scaled = False
+  for view in values[k].views:
+    if view.product is None:
+      continue
+    use = None
+    if not other.data and _elementwise.modulated(view, ledger, gone):
+      use = _summed_product(view, gone, ledger.base(view))
+    if use is not None and keeps:
+      use = Use(Force.UNCLEAR, 'multiplied by data, then by another kernel')
+    scaled |= use is not None and not keeps
+    ledger.end_product(equation, view, use)
+  return scaled
+
+
+def _meet_kernel(equation, values, sides, k, ledger, scales=False):
   """One operand's leaves meet the other operand as kernels.
 
   Args:
@@ -117,6 +154,7 @@ def _meet_kernel(equation, values, sides, k, ledger):
     sides: The roles of their dimensions.
     k: Which operand's leaves to read.
     ledger: Takes the uses.
+    scales: Whether they scale a kernel that the other operand holds.
 
   Returns:
     Views of leaves that only a later sum completes, and tokens of
@@ -136,6 +174,8 @@ def _meet_kernel(equation, values, sides, k, ledger):
       use = _contraction.of_picked(view, side, compared)
     else:
       use = _contraction.kernel(view, side)
+    if scales and use is not None and use.axes:
+      use = Use(Force.NONE, 'scales a weight')
     if use is not None and use.parts:
       use = _named(use, equation)
       use = ledger.part(equation, view.leaf, use, other.after)
