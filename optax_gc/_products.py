@@ -60,6 +60,12 @@ def reduce_rule(equation, values, ledger):
       values = [values[0]._replace(views=())]
     what = f'meets activations in {name}'
     return _ledger.meet(equation, values, ledger, what)
+  if values[0].choice and name == 'reduce_sum':
+    for view in values[0].views:
+      if _views.axes_of(_views.pick(view.dims, gone)):
+        # The sum of a rescaled weight, or a contraction with one number.
+        what = 'multiplied or chosen by data, then summed'
+        ledger.note(equation, view.leaf, Use(Force.UNCLEAR, what))
   shape = _jaxpr.shape(equation.invars[0])
   return [_views.sum_over(values[0], shape, gone)]
 
