@@ -47,17 +47,21 @@ def contraction(view: View, side: Side) -> Use | None:
     return None
   stay = (*batch, *free)
   foreign = [f for dim in (*summed, *free) for f in dim if not f.axes]
-  if any(f.entangled & axes for f in foreign):
+  joint = [f.entangled for f in foreign if f.entangled & axes]
+  if joint:
     if view.multiplied:
       what = 'multiplied by a parameter both entrywise and as a matrix'
       return Use(Force.UNCLEAR, what)
+    if _views.axes_of(free) - axes - frozenset().union(*joint):
+      # Of two leaves with outputs of their own, either scales the other.
+      return Use(Force.UNCLEAR, 'multiplied by a parameter for each output')
     return Use(Force.NONE, 'scales a weight')
-  if any(f.masked & axes for dim in free for f in dim if not f.axes):
-    return Use(Force.UNCLEAR, 'multiplied by other constants for each output')
-  if _latent_or_factor(view, summed, batch, free):
-    return Use(Force.FATAL, _LATENT_OR_FACTOR)
   if view.multiplied and view.bent:
     return Use(Force.UNCLEAR, 'a function of its product is contracted')
+  if any(f.masked & axes for dim in free for f in dim if not f.axes):
+    return Use(Force.UNCLEAR, 'has other coefficients for each output')
+  if _latent_or_factor(view, summed, batch, free):
+    return Use(Force.FATAL, _LATENT_OR_FACTOR)
   if any(f.latent for dim in summed for f in dim):
     return Use(Force.UNCLEAR, _LATENT_OR_FACTOR)
   return Use(
@@ -72,10 +76,12 @@ def contraction(view: View, side: Side) -> Use | None:
 
 def kernel(view: View, side: Side) -> Use:
   """Reads a product with data in which a leaf is a weight or scales one."""
-  # A factor of a product may have lost, with an index, what it was summed over.
-  factor = view.free and _views.axes_of(view.dims)
-  force = Force.UNCLEAR if factor else Force.NONE
-  return contraction(view, side) or Use(force, 'scales a weight')
+  use = Use(Force.NONE, 'scales a weight')
+  if view.free and _views.axes_of(view.dims):
+    # A factor of a product may have lost, with an index, what it was summed
+    # over.
+    use = Use(Force.UNCLEAR, 'a factor of a weight, taken apart')
+  return contraction(view, side) or use
 
 
 def of_picked(view: View, side: Side, compared: bool) -> Use | None:
@@ -133,7 +139,7 @@ def entries(view: View) -> Parts:
       (
         (min(p.factor.axes), p.factor.part)
         for p in view.peeled
-        if not p.varies and not p.factor.whole
+        if p.factor.axes and not p.varies and not p.factor.whole
       ),
       key=str,
     )

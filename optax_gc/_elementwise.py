@@ -90,8 +90,9 @@ def combine(name: str, values: Sequence[Value]) -> Value:
       coefficients = [*values[:k], *values[k + 1 :]]
     else:
       coefficients = values
-    leaves = [c for c in coefficients if c.views]
-    constants = [c for c in coefficients if not c.views]
+    # What a nonlinearity does to an entry is a coefficient, but no scale.
+    leaves = [c for c in coefficients if c.views and linear]
+    constants = [c for c in coefficients if not (c.views and linear)]
     own_too = name in _MULTIPLICATIVE
     views = tuple(
       _entangle(
@@ -316,7 +317,7 @@ def modulated(
     Whether data leaves out an axis.
   """
   base = ledger.base(view)
-  if base is not None and base.axes:
+  if base is not None and (base.axes or base.backward):
     return False
   return any(
     f.axes and not f.shared and f.size > 1

@@ -326,12 +326,14 @@ def map_dims(
 def _gone(before: Dims, after: Dims) -> set[Factor]:
   """The leaf's factors that indices or a loop took away."""
   left = {f for dim in after for f in dim}
-  axes = axes_of(after)
+  held = axes_of(after) | bound_of(after)
   return {
     f
     for dim in before
     for f in dim
-    if f.axes and f not in left and (f.size == 1 or not f.axes <= axes)
+    if (axes := f.axes | f.bound)
+    and f not in left
+    and (f.size == 1 or not axes <= held)
   }
 
 
