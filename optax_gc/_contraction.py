@@ -47,12 +47,13 @@ def contraction(view: View, side: Side) -> Use | None:
     return None
   stay = (*batch, *free)
   foreign = [f for dim in (*summed, *free) for f in dim if not f.axes]
-  joint = [f.entangled for f in foreign if f.entangled & axes]
+  joint = [along for f in foreign for along in f.entangled if along & axes]
   if joint:
     if view.multiplied:
       what = 'multiplied by a parameter both entrywise and as a matrix'
       return Use(Force.UNCLEAR, what)
-    if _views.axes_of(free) - axes - frozenset().union(*joint):
+    kept = _views.axes_of(free) - axes
+    if all(kept - along for along in joint):
       # Of two leaves with outputs of their own, either scales the other.
       return Use(Force.UNCLEAR, 'multiplied by a parameter for each output')
     return Use(Force.NONE, 'scales a weight')

@@ -190,7 +190,8 @@ def _entangle(
   def mark(i, dim):
     if _single(dim) or (_views.axes_of((dim,)) and not own_too):
       return dim
-    entangled, masked = jointly(i, by_leaves), jointly(i, by_constants)
+    leaves, masked = jointly(i, by_leaves), jointly(i, by_constants)
+    entangled = frozenset((leaves,)) if leaves else frozenset()
     return tuple(
       f._replace(entangled=f.entangled | entangled, masked=f.masked | masked)
       for f in dim

@@ -323,11 +323,9 @@ def _link(summed: Dims, other: Value) -> Factor:
     bound=_views.axes_of(summed) | _views.bound_of(summed),
     constant=not other.views,
   )
-  jointly = frozenset().union(
-    *(f.entangled | f.masked for f in factors if not f.axes)
-  )
-  if other.views:
-    return link._replace(entangled=jointly)
+  jointly = frozenset().union(*(f.jointly for f in factors if not f.axes))
+  if jointly and other.views:
+    return link._replace(entangled=frozenset((jointly,)))
   return link._replace(masked=jointly)
 
 

@@ -30,9 +30,9 @@ class Factor(NamedTuple):
       leaf's axes that were summed in that product. Summing over this factor
       with data sums over those axes with data.
     constant: Whether the other side of that product was a constant.
-    entangled: Axes of the leaf such that its elements' coefficients, as other
-      leaves give them, vary along the factor and along them jointly.
-    masked: The same for coefficients that are constants.
+    entangled: Sets of axes of the leaf such that its elements' coefficients, as
+      other leaves give them, vary along the factor and along one set jointly.
+    masked: Such axes for coefficients that are constants or nonlinearities.
     latent: Whether what was added to a product of parameters shows that it may
       be a layer on a learned input of which this is a feature.
   """
@@ -46,7 +46,7 @@ class Factor(NamedTuple):
   shared: bool = False
   bound: Axes = NO_AXES
   constant: bool = False
-  entangled: Axes = NO_AXES
+  entangled: frozenset[Axes] = frozenset()
   masked: Axes = NO_AXES
   latent: bool = False
 
@@ -54,6 +54,11 @@ class Factor(NamedTuple):
   def whole(self) -> bool:
     """Whether no index of the axis is missing."""
     return self.part is not None and len(self.part) == self.extent
+
+  @property
+  def jointly(self) -> Axes:
+    """All axes along which coefficients vary together with the factor."""
+    return self.masked.union(*self.entangled)
 
 
 Dim = tuple[Factor, ...]
@@ -343,7 +348,7 @@ def sum_over(value: Value, shape: Sequence[int], gone: Axes) -> Value:
   def change(dims):
     # A sum of masked entries, as of a diagonal, is no sum of whole axes.
     masked = frozenset().union(
-      *(f.entangled | f.masked for i in gone for f in dims[i] if f.axes)
+      *(f.jointly for i in gone for f in dims[i] if f.axes)
     )
     return tuple(
       tuple(f._replace(part=None) if f.axes & masked else f for f in dim)

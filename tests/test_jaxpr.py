@@ -1043,9 +1043,7 @@ def product_along_an_axis_of_one_element(p, x):
   return jnp.einsum('xi,klio->xklo', x, w)
 
 
-@case(
-  {'w': W, 'a': W, 'b': W}, X, {'w': (0,), 'a': (0,), 'b': (0,)}
-)
+@case({'w': W, 'a': W, 'b': W}, X, {'w': (0,), 'a': (0,), 'b': (0,)})
 def low_rank_rows_stacked_again(p, x):
   w = p['w'] + p['a'] @ p['b']
   return x @ jnp.stack([w[i] for i in range(N)])
