@@ -148,12 +148,14 @@ def _bias(value: Value, added: Value) -> frozenset[int]:
   products = [view for view in value.views if view.multiplied]
   leaves = {view.leaf for view in value.views}
   apart = leaves.isdisjoint(view.leaf for view in added.views)
-  places = any(
-    _views.axes_of((view.dims[i],)) for i in added.uniform for view in products
-  )
-  if not (added.views and apart and places) or _multiplied(added):
+  if not (products and added.views and apart) or _multiplied(added):
     return frozenset()
-  return frozenset(range(len(products[0].dims))) - added.uniform
+  rank = range(len(products[0].dims))
+  for view in products:
+    places = {i for i in rank if _views.axes_of((view.dims[i],)) & view.free}
+    if places and places <= added.uniform:
+      return frozenset(rank) - added.uniform
+  return frozenset()
 
 
 def _multiplied(value: Value) -> bool:
