@@ -121,8 +121,7 @@ def _complete(equation, values, sides, k, ledger) -> bool:
   """Products of leaves and data, in operand `k`, are summed with the other.
 
   ``(x[:, None] * w).T @ s`` is ``(x * s) @ w``: the kernel is ``w``, which
-  alone has outputs, and ``s`` scales it. If both have some, either may be the
-  kernel.
+  alone has outputs, and ``s`` scales it.
 
   Args:
     equation: The product's equation.
@@ -136,17 +135,15 @@ def _complete(equation, values, sides, k, ledger) -> bool:
   """
   other, side = _other(values, sides, k)
   gone = frozenset(sides[k].summed)
-  keeps = not all(_is_foreign(other, d) for d in side.free)
+  lesser = not other.data and all(_is_foreign(other, d) for d in side.free)
   scaled = False
   for view in values[k].views:
     if view.product is None:
       continue
     use = None
-    if not other.data and _elementwise.modulated(view, ledger, gone):
+    if lesser and _elementwise.modulated(view, ledger, gone):
       use = _summed_product(view, gone, ledger.base(view))
-    if use is not None and keeps:
-      use = Use(Force.UNCLEAR, 'multiplied by data, then by another kernel')
-    scaled |= use is not None and not keeps
+    scaled |= use is not None
     ledger.end_product(equation, view, use)
   return scaled
 
