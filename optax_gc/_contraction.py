@@ -59,7 +59,8 @@ def contraction(view: View, side: Side) -> Use | None:
     return Use(Force.NONE, 'scales a weight')
   if view.multiplied and view.bent:
     return Use(Force.UNCLEAR, 'a function of its product is contracted')
-  if any(f.masked & axes for dim in free for f in dim if not f.axes):
+  among = view.dims if view.multiplied else free
+  if any(f.masked & axes for dim in among for f in dim if not f.axes):
     return Use(Force.UNCLEAR, 'has other coefficients for each output')
   if _latent_or_factor(view, summed, batch, free):
     return Use(Force.FATAL, _LATENT_OR_FACTOR)

@@ -297,7 +297,9 @@ def _meet_data(equation, value, view, others, ledger) -> View | None:
 def _scales(value: Value, product: View) -> bool:
   """Whether a value without data lacks axes that a product of a leaf has."""
   return not value.data and any(
-    f.axes and f.size > 1 for i in value.uniform for f in product.dims[i]
+    (f.axes or f.bound) and f.size > 1
+    for i in value.uniform
+    for f in product.dims[i]
   )
 
 
@@ -323,7 +325,7 @@ def modulated(
   if base is not None and (base.axes or base.backward):
     return False
   return any(
-    f.axes and not f.shared and f.size > 1
+    (f.axes or f.bound) and not f.shared and f.size > 1
     for i, dim in enumerate(view.dims)
     for f in dim
     if i not in summed

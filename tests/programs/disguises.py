@@ -216,6 +216,25 @@ def store_gained(b: Builder, sub: Sub, name: str) -> Sub | None:
   return _stored(sub, name, {name: normed, gain: gains}, undo, 'gain')
 
 
+def store_diagonal(b: Builder, sub: Sub, name: str) -> Sub | None:
+  """A kernel and a scale of its rows or columns, as a diagonal matrix."""
+  src = b.source
+  weight = sub.weights[name]
+  if not weight.uses or weight.rank != 2 or min(weight.shape) < 2:
+    return None
+  axis = src.integer(0, 1)
+  if weight.partial(axis):
+    return None  # The zeros beside the diagonal hide which rows are cut.
+  gain = b.name()
+
+  def undo(w, x):
+    diagonal = jnp.diag(w[gain]).astype(w[name].dtype)
+    return diagonal @ w[name] if axis == 0 else w[name] @ diagonal
+
+  weights = {name: weight, gain: Weight((weight.shape[axis],))}
+  return _stored(sub, name, weights, undo, 'diagonal')
+
+
 def store_mixed(b: Builder, sub: Sub, name: str) -> Sub | None:
   """A learned mixture of several stored weights."""
   src = b.source
@@ -509,6 +528,7 @@ DISGUISES = [
   store_branched,
   store_mixed,
   store_low_rank,
+  store_diagonal,
 ]
 
 
@@ -523,5 +543,6 @@ ONCE_DISGUISES = [
     store_shared,
     store_mixed,
     store_low_rank,
+    store_diagonal,
   )
 ]
