@@ -162,7 +162,7 @@ def peel(
   views = [
     new._replace(
       peeled=new.peeled
-      | {_views.Peeled(f, loop) for f in old.dims[dim] if f.axes or f.bound}
+      | {_views.Peeled(f, loop) for f in old.dims[dim] if not f.plain}
     )
     for old, new in zip(value.views, after.views, strict=True)
   ]
@@ -326,7 +326,7 @@ def _reunite(views: list[View], along: int) -> list[View]:
   peeled = frozenset.intersection(*(view.peeled for view in views))
   size = math.prod(f.size for f in views[0].dims[along])
   if not axes:
-    links = [p.factor for p in peeled if p.factor.bound]
+    links = [p.factor for p in peeled if not p.factor.axes]
     link = _views.blend(links, size)
     return [_with(views[0], along, link, peeled)] if links else views
   factors = [tuple(piece[axis] for axis in sorted(axes)) for piece in pieces]

@@ -56,6 +56,11 @@ class Factor(NamedTuple):
     return self.part is not None and len(self.part) == self.extent
 
   @property
+  def plain(self) -> bool:
+    """Whether it says nothing about the leaf."""
+    return not (self.axes or self.bound or self.entangled or self.masked)
+
+  @property
   def jointly(self) -> Axes:
     """All axes along which coefficients vary together with the factor."""
     return self.masked.union(*self.entangled)
@@ -336,9 +341,9 @@ def _gone(before: Dims, after: Dims) -> set[Factor]:
     f
     for dim in before
     for f in dim
-    if (axes := f.axes | f.bound)
+    if not f.plain
     and f not in left
-    and (f.size == 1 or not axes <= held)
+    and (f.size == 1 or not f.axes | f.bound <= held)
   }
 
 
