@@ -104,7 +104,8 @@ def of_picked(view: View, side: Side, compared: bool) -> Use | None:
   use = contraction(view, side)
   if use is None or use.force == Force.NONE:
     return None
-  kept = _views.axes_of(_views.pick(view.dims, side.free))
+  free = _views.pick(view.dims, side.free)
+  kept = _views.axes_of(free) | _views.bound_of(free)
   looked_up = view.picked in ('gather', 'dynamic_slice') and not kept
   if not looked_up and view.picked != 'sum':
     return use

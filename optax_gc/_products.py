@@ -79,6 +79,11 @@ def _side(atom, summed, batch) -> Side:
 
 def _contract(equation, values, sides, ledger):
   """A product of two operands with sums over shared dimensions."""
+  if all(
+    _picked_kernel(v, side) for v, side in zip(values, sides, strict=True)
+  ):
+    shape = _jaxpr.shape(equation.outvars[0])
+    return [_product(values, sides, shape)._replace(data=True)]
   if any(v.data for v in values):
     kernels = [_complete(equation, values, sides, k, ledger) for k in (0, 1)]
     met = [
@@ -241,6 +246,17 @@ def _plays_activation(values, sides, k: int) -> bool:
     any(d in value.uniform for d in side.free)
     or (filled and value.plain)
     or (value.choice and any(_is_foreign(value, d) for d in side.free))
+  )
+
+
+def _picked_kernel(value: Value, side: Side) -> bool:
+  """Whether data only picked a value from weights that have outputs.
+
+  Of two of them, as the factors of a task's update, neither is an activation.
+  """
+  picked = value.data and value.views and _elementwise.all_picked((value,))
+  return bool(picked) and any(
+    _views.axes_of((view.dims[d],)) for view in value.views for d in side.free
   )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zoo import Case, Sizes, case, f32
+from zoo import Case, Sizes, case, f32, i32
 
 _LATENT = 'a factor of a kernel or a layer on a learned input'
 
@@ -313,3 +313,42 @@ def rescaled_by_one_number(s):
     return jnp.sum(p['w'] * jnp.sum(jnp.tanh(x)), 0)
 
   return _of(fn, s, {'w': (s.inp, s.out)}, axes={}, unresolved=('w',))
+
+
+@case
+def low_rank_picked_by_data(s):
+  """Data pick one of some low-rank kernels: neither factor is an activation."""
+
+  def fn(p, x, task):
+    return x @ (p['a'][task] @ p['b'][task])
+
+  return Case(
+    fn,
+    {'a': f32(s.experts, s.inp, s.hid), 'b': f32(s.experts, s.hid, s.out)},
+    (f32(s.batch, s.inp), i32()),
+    {'a': (1,), 'b': (1,)},
+    outputs={'b': (2,)},
+  )
+
+
+@case
+def update_picked_by_data(s):
+  """A kernel and an update that data picked: looked up and added, it is open.
+
+  Positions and tokens are looked up and added like that, too.
+  """
+
+  def fn(p, x, task):
+    return x @ (p['w'] + p['a'][task] @ p['b'][task])
+
+  return Case(
+    fn,
+    {
+      'a': f32(s.experts, s.inp, s.hid),
+      'b': f32(s.experts, s.hid, s.out),
+      'w': f32(s.inp, s.out),
+    },
+    (f32(s.batch, s.inp), i32()),
+    {'a': (), 'b': (), 'w': ()},
+    unresolved=('a', 'b', 'w'),
+  )
