@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from optax_gc import _contraction, _jaxpr, _ledger, _views
+from optax_gc import _contraction, _jaxpr, _latents, _ledger, _views
 from optax_gc._uses import Force
 from optax_gc._views import Value, View
 
@@ -81,7 +81,7 @@ def combine(name: str, values: Sequence[Value]) -> Value:
   """An elementwise function of values that do not depend on data."""
   rank = max((len(v.dims) for value in values for v in value.views), default=0)
   linear = name in _ADDITIVE or name in _MULTIPLICATIVE
-  bends = not linear and any(map(_multiplied, values))
+  bends = not linear and any(map(_latents.multiplied, values))
   prepared = []
   for k, value in enumerate(values):
     if name in _ADDITIVE:
@@ -104,62 +104,11 @@ def combine(name: str, values: Sequence[Value]) -> Value:
       views = tuple(v._replace(bent=True) for v in views)
     others = [*values[:k], *values[k + 1 :]]
     if name in _ADDITIVE:
-      features = _features(value, others)
-      views = tuple(_views.as_latent(v, features) for v in views)
+      features = _latents.features(value, others)
+      views = tuple(_latents.marked(v, features) for v in views)
     lost = _lost_beside(value, others)
     prepared.append(value._replace(views=views, lost=lost))
   return _views.merge(prepared)
-
-
-def _features(value: Value, others: Sequence[Value]) -> frozenset[int]:
-  """Dimensions of a sum that may be features of a learned activation.
-
-  A product of parameters may be a factored kernel or a layer on a learned
-  input. Then the input goes around the layer, or a bias is added, the same at
-  each of the input's places. A kernel and its low-rank update are added like
-  that neither.
-  """
-  return frozenset().union(
-    *(
-      _around(value, other) | _bias(value, other) | _bias(other, value)
-      for other in others
-    )
-  )
-
-
-def _around(value: Value, added: Value) -> frozenset[int]:
-  """Features if ``added`` is an input of the layer that ``value`` is."""
-  products = [view for view in value.views if view.multiplied]
-  inputs = {view.leaf for view in added.views}
-  if not {view.leaf for view in products} > inputs or _multiplied(added):
-    return frozenset()
-  return frozenset(
-    i
-    for i in range(len(products[0].dims))
-    for view in products
-    if i not in added.uniform
-    and view.leaf in inputs
-    and _views.bound_of((view.dims[i],))
-  )
-
-
-def _bias(value: Value, added: Value) -> frozenset[int]:
-  """Features if ``added`` is a bias of the layer that ``value`` is."""
-  products = [view for view in value.views if view.multiplied]
-  leaves = {view.leaf for view in value.views}
-  apart = leaves.isdisjoint(view.leaf for view in added.views)
-  if not (products and added.views and apart) or _multiplied(added):
-    return frozenset()
-  rank = range(len(products[0].dims))
-  for view in products:
-    places = {i for i in rank if _views.axes_of((view.dims[i],)) & view.free}
-    if places and places <= added.uniform:
-      return frozenset(rank) - added.uniform
-  return frozenset()
-
-
-def _multiplied(value: Value) -> bool:
-  return any(view.multiplied for view in value.views)
 
 
 def _varying(values: Sequence[Value], rank: int) -> frozenset[int]:

@@ -2,7 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 
-from optax_gc import _contraction, _elementwise, _jaxpr, _ledger, _views
+from optax_gc import (
+  _contraction,
+  _elementwise,
+  _jaxpr,
+  _latents,
+  _ledger,
+  _views,
+)
 from optax_gc._contraction import Side
 from optax_gc._uses import Force, Use
 from optax_gc._views import Dim, Dims, Factor, Loop, Peeled, Value, View
@@ -309,10 +316,10 @@ def _product(values, sides, shape) -> Value:
       view = view._replace(peeled=view.peeled | _mixed(summed, out))
       views.append(view._replace(dims=tuple(out), free=free))
   for k in (0, 1):
-    if _on_latent(values[k], sides[k]):
+    if _latents.on_latent(values[k], sides[k]):
       first = len(sides[0].batch) + (1 - k) * len(sides[0].free)
       features = range(first, first + len(sides[1 - k].free))
-      views = [_views.as_latent(view, features) for view in views]
+      views = [_latents.marked(view, features) for view in views]
   return Value(
     False,
     _views.distinct(views),
@@ -340,15 +347,6 @@ def _link(summed: Dims, other: Value) -> Factor:
   if jointly and other.views:
     return link._replace(entangled=frozenset((jointly,)))
   return link._replace(masked=jointly)
-
-
-def _on_latent(value: Value, side: Side) -> bool:
-  """Whether an operand may be an activation made from a learned input."""
-  return any(
-    view.multiplied
-    and (view.bent or any(f.latent for d in side.summed for f in view.dims[d]))
-    for view in value.views
-  )
 
 
 def _mixed(summed: Dims, stay: Iterable[Dim]) -> frozenset[Peeled]:

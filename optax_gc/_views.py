@@ -172,17 +172,6 @@ def own_dims(shape: Sequence[int]) -> Dims:
   )
 
 
-def as_latent(view: View, features: Iterable[int]) -> View:
-  """Marks some dimensions as features of what may be a learned activation."""
-  marked = frozenset(features)
-  return view._replace(
-    dims=tuple(
-      tuple(f._replace(latent=f.latent or i in marked) for f in dim)
-      for i, dim in enumerate(view.dims)
-    )
-  )
-
-
 def foreign_dims(shape: Sequence[int]) -> Dims:
   """No dimension holds an axis of the leaf."""
   return tuple((Factor(n),) for n in shape)
