@@ -16,9 +16,9 @@ def features(value: Value, others: Sequence[Value]) -> frozenset[int]:
   """Dimensions of a sum that may be features of a learned activation.
 
   A product of parameters may be a factored kernel or a layer on a learned
-  input. If it is a layer, the input may go around it, or a bias be added that is
-  the same at each of the input's places. A kernel and its low-rank update are
-  not added like that.
+  input. If it is a layer, the input may go around it, or a bias be added that
+  is the same at each of the input's places. A kernel and its low-rank update
+  are not added like that.
   """
   return frozenset().union(
     *(
