@@ -246,9 +246,7 @@ def _meet_data(equation, value, view, others, ledger) -> View | None:
 def _scales(value: Value, product: View) -> bool:
   """Whether a value without data lacks axes that a product of a leaf has."""
   return not value.data and any(
-    (f.axes or f.bound) and f.size > 1
-    for i in value.uniform
-    for f in product.dims[i]
+    f.of_kernel and f.size > 1 for i in value.uniform for f in product.dims[i]
   )
 
 
@@ -274,7 +272,7 @@ def modulated(
   if base is not None and (base.axes or base.backward):
     return False
   return any(
-    (f.axes or f.bound) and not f.shared and f.size > 1
+    f.of_kernel and not f.shared and f.size > 1
     for i, dim in enumerate(view.dims)
     for f in dim
     if i not in summed

@@ -56,6 +56,11 @@ class Factor(NamedTuple):
     return self.part is not None and len(self.part) == self.extent
 
   @property
+  def of_kernel(self) -> bool:
+    """Whether it is of the leaf or of a kernel that the leaf makes up."""
+    return bool(self.axes or (self.bound and not self.constant))
+
+  @property
   def plain(self) -> bool:
     """Whether it says nothing about the leaf."""
     return not (self.axes or self.bound or self.entangled or self.masked)
