@@ -411,7 +411,8 @@ def scaled_product(b: Builder, x) -> Sub:
     'sum': lambda x, w, s: jnp.sum(x[..., None] * w * s[:, None], -2),
     'first': lambda x, w, s: (x * s) @ w,
   }
-  form = forms[src.choice(list(forms))]
+  # Stacked apart, either of the two has outputs: then the order decides.
+  form = forms['first' if b.mapping else src.choice(list(forms))]
 
   def apply(p, x):
     return form(x, p[w], p[scale])
