@@ -45,20 +45,26 @@ def contraction(view: View, side: Side) -> Use | None:
   axes = own | bound
   if not axes:
     return None
-  stay = (*batch, *free)
-  foreign = [f for dim in (*summed, *free) for f in dim if not f.axes]
-  joint = [along for f in foreign for along in f.entangled if along & axes]
-  if joint:
-    if view.multiplied:
-      what = 'multiplied by a parameter both entrywise and as a matrix'
-      return Use(Force.UNCLEAR, what)
-    kept = _views.axes_of(free) - axes
-    if all(kept - along for along in joint):
-      # Of two leaves with outputs of their own, either scales the other.
-      return Use(Force.UNCLEAR, 'multiplied by a parameter for each output')
-    return Use(Force.NONE, 'scales a weight')
+  unclear = _open(view, summed, batch, free)
+  if unclear is not None:
+    return unclear
+  return Use(
+    Force.DATA,
+    f'contracts axes {tuple(sorted(axes))}',
+    axes=axes,
+    kept=(_views.axes_of(free) | _views.bound_of(free)) - axes,
+    split=_split(view, axes, summed, (*batch, *free)),
+    parts=_parts(own, summed),
+  )
+
+
+def _open(view: View, summed, batch, free) -> Use | None:
+  """What keeps a sum with data from being a contraction of a kernel."""
+  if (use := _rescaled(view, summed, batch, free)) is not None:
+    return use
   if view.multiplied and view.bent:
     return Use(Force.UNCLEAR, 'a function of its product is contracted')
+  axes = _views.axes_of(summed) | _views.bound_of(summed)
   among = view.dims if view.multiplied else free
   if any(f.masked & axes for dim in among for f in dim if not f.axes):
     return Use(Force.UNCLEAR, 'has other coefficients for each output')
@@ -66,14 +72,32 @@ def contraction(view: View, side: Side) -> Use | None:
     return Use(Force.FATAL, _LATENT_OR_FACTOR)
   if any(f.latent for dim in summed for f in dim):
     return Use(Force.UNCLEAR, _LATENT_OR_FACTOR)
-  return Use(
-    Force.DATA,
-    f'contracts axes {tuple(sorted(axes))}',
-    axes=axes,
-    kept=(_views.axes_of(free) | _views.bound_of(free)) - axes,
-    split=_split(view, axes, summed, stay),
-    parts=_parts(own, summed),
-  )
+  return None
+
+
+def _rescaled(view: View, summed, batch, free) -> Use | None:
+  """Whether another leaf's entries multiply a leaf's, all differently.
+
+  Of the two the kernel is the one that has outputs. If both have, or data runs
+  along what the other has, either may be.
+  """
+  axes = _views.axes_of(summed) | _views.bound_of(summed)
+  rival = Use(Force.UNCLEAR, 'multiplied by a parameter for each output')
+  if joint := _joint((*summed, *free), axes):
+    if view.multiplied:
+      what = 'multiplied by a parameter both entrywise and as a matrix'
+      return Use(Force.UNCLEAR, what)
+    kept = _views.axes_of(free) - axes
+    scale = Use(Force.NONE, 'scales a weight')
+    return rival if all(kept - along for along in joint) else scale
+  stay = _views.axes_of((*batch, *free))
+  return rival if any(stay <= a for a in _joint(batch, axes)) else None
+
+
+def _joint(dims: Sequence[Dim], axes: Axes) -> list[Axes]:
+  """What coefficients vary along, of those that vary along some axes."""
+  factors = (f for dim in dims for f in dim if not f.axes)
+  return [along for f in factors for along in f.entangled if along & axes]
 
 
 def kernel(view: View, side: Side) -> Use:

@@ -227,7 +227,7 @@ def _meet_data(equation, value, view, others, ledger) -> View | None:
   uniform = frozenset.intersection(*(o.uniform for o in data))
   dims = tuple(
     tuple(
-      f._replace(shared=i not in uniform and bool(f.axes or f.bound))
+      f._replace(shared=i not in uniform and (f.of_kernel or bool(f.bound)))
       for f in dim
     )
     for i, dim in enumerate(view.dims)

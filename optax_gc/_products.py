@@ -304,7 +304,7 @@ def _product(values, sides, shape) -> Value:
     first = len(side.batch) + k * len(sides[0].free)
     for view in values[k].views:
       summed = _views.pick(view.dims, side.summed)
-      link = _link(summed, other)
+      link = _link(summed, _views.pick(view.dims, side.batch), other)
       out = [(link._replace(size=n),) for n in shape]
       for i, d in enumerate(side.batch):
         out[i] = view.dims[d]
@@ -329,7 +329,7 @@ def _product(values, sides, shape) -> Value:
   )
 
 
-def _link(summed: Dims, other: Value) -> Factor:
+def _link(summed: Dims, batch: Dims, other: Value) -> Factor:
   """What ties a leaf, of which these dimensions are summed, to the others.
 
   A coefficient that varies along a summed dimension and along an axis of the
@@ -344,6 +344,8 @@ def _link(summed: Dims, other: Value) -> Factor:
     constant=not other.views,
   )
   jointly = frozenset().union(*(f.jointly for f in factors if not f.axes))
+  if jointly:
+    jointly |= _views.axes_of(batch)
   if jointly and other.views:
     return link._replace(entangled=frozenset((jointly,)))
   return link._replace(masked=jointly)

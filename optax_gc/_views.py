@@ -58,7 +58,8 @@ class Factor(NamedTuple):
   @property
   def of_kernel(self) -> bool:
     """Whether it is of the leaf or of a kernel that the leaf makes up."""
-    return bool(self.axes or (self.bound and not self.constant))
+    factor = self.bound and not self.constant
+    return bool(self.axes or factor or self.placed is not None)
 
   @property
   def plain(self) -> bool:

@@ -222,6 +222,8 @@ def store_diagonal(b: Builder, sub: Sub, name: str) -> Sub | None:
   weight = sub.weights[name]
   if not weight.uses or weight.rank != 2 or min(weight.shape) < 2:
     return None
+  if b.mapping:
+    return None  # Stacked apart, either may be the scale.
   axis = src.integer(0, 1)
   if weight.partial(axis):
     return None  # The zeros beside the diagonal hide which rows are cut.
