@@ -284,7 +284,7 @@ def implicit_layer(s):
 
   def fn(p, x):
     step = lambda _, z: jnp.tanh(z @ p['w'] + x @ p['u'])  # noqa: E731
-    return lax.fori_loop(0, 9, step, jnp.zeros_like(x))
+    return lax.fori_loop(0, 3, step, jnp.zeros_like(x))
 
   return Case(
     fn,
