@@ -45,35 +45,69 @@ def contraction(view: View, side: Side) -> Use | None:
   axes = own | bound
   if not axes:
     return None
-  stay = (*batch, *free)
-  foreign = [f for dim in (*summed, *free) for f in dim if not f.axes]
-  if any(f.entangled & axes for f in foreign):
-    if view.free or _views.bound_of(view.dims):
-      what = 'multiplied by a parameter both entrywise and as a matrix'
-      return Use(Force.UNCLEAR, what)
-    return Use(Force.NONE, 'scales a weight')
-  if any(f.masked & axes for dim in free for f in dim if not f.axes):
-    return Use(Force.UNCLEAR, 'multiplied by other constants for each output')
-  if _latent_or_factor(view, summed, batch, free):
-    return Use(Force.FATAL, _LATENT_OR_FACTOR)
-  if view.bent:
-    return Use(Force.UNCLEAR, 'a function of its product is contracted')
+  unclear = _open(view, summed, batch, free)
+  if unclear is not None:
+    return unclear
   return Use(
     Force.DATA,
     f'contracts axes {tuple(sorted(axes))}',
     axes=axes,
     kept=(_views.axes_of(free) | _views.bound_of(free)) - axes,
-    split=_split(view, axes, summed, stay),
+    split=_split(view, axes, summed, (*batch, *free)),
     parts=_parts(own, summed),
   )
 
 
+def _open(view: View, summed, batch, free) -> Use | None:
+  """What keeps a sum with data from being a contraction of a kernel."""
+  if (use := _rescaled(view, summed, batch, free)) is not None:
+    return use
+  if view.multiplied and view.bent:
+    return Use(Force.UNCLEAR, 'a function of its product is contracted')
+  axes = _views.axes_of(summed) | _views.bound_of(summed)
+  among = view.dims if view.multiplied else free
+  if any(f.masked & axes for dim in among for f in dim if not f.axes):
+    return Use(Force.UNCLEAR, 'has other coefficients for each output')
+  if _latent_or_factor(view, summed, batch, free):
+    return Use(Force.FATAL, _LATENT_OR_FACTOR)
+  if any(f.latent for dim in summed for f in dim):
+    return Use(Force.UNCLEAR, _LATENT_OR_FACTOR)
+  return None
+
+
+def _rescaled(view: View, summed, batch, free) -> Use | None:
+  """Whether another leaf's entries multiply a leaf's, all differently.
+
+  Of the two the kernel is the one that has outputs. If both have, or data runs
+  along what the other has, either may be.
+  """
+  axes = _views.axes_of(summed) | _views.bound_of(summed)
+  rival = Use(Force.UNCLEAR, 'multiplied by a parameter for each output')
+  if joint := _joint((*summed, *free), axes):
+    if view.multiplied:
+      what = 'multiplied by a parameter both entrywise and as a matrix'
+      return Use(Force.UNCLEAR, what)
+    kept = _views.axes_of(free) - axes
+    scale = Use(Force.NONE, 'scales a weight')
+    return rival if all(kept - along for along in joint) else scale
+  stay = _views.axes_of((*batch, *free))
+  return rival if any(stay <= a for a in _joint(batch, axes)) else None
+
+
+def _joint(dims: Sequence[Dim], axes: Axes) -> list[Axes]:
+  """What coefficients vary along, of those that vary along some axes."""
+  factors = (f for dim in dims for f in dim if not f.axes)
+  return [along for f in factors for along in f.entangled if along & axes]
+
+
 def kernel(view: View, side: Side) -> Use:
   """Reads a product with data in which a leaf is a weight or scales one."""
-  # A factor of a product may have lost, with an index, what it was summed over.
-  factor = view.free and _views.axes_of(view.dims)
-  force = Force.UNCLEAR if factor else Force.NONE
-  return contraction(view, side) or Use(force, 'scales a weight')
+  use = Use(Force.NONE, 'scales a weight')
+  if view.free and _views.axes_of(view.dims):
+    # A factor of a product may have lost, with an index, what it was summed
+    # over.
+    use = Use(Force.UNCLEAR, 'a factor of a weight, taken apart')
+  return contraction(view, side) or use
 
 
 def of_picked(view: View, side: Side, compared: bool) -> Use | None:
@@ -94,7 +128,8 @@ def of_picked(view: View, side: Side, compared: bool) -> Use | None:
   use = contraction(view, side)
   if use is None or use.force == Force.NONE:
     return None
-  kept = _views.axes_of(_views.pick(view.dims, side.free))
+  free = _views.pick(view.dims, side.free)
+  kept = _views.axes_of(free) | _views.bound_of(free)
   looked_up = view.picked in ('gather', 'dynamic_slice') and not kept
   if not looked_up and view.picked != 'sum':
     return use
@@ -131,7 +166,7 @@ def entries(view: View) -> Parts:
       (
         (min(p.factor.axes), p.factor.part)
         for p in view.peeled
-        if not p.varies and not p.factor.whole
+        if p.factor.axes and not p.varies and not p.factor.whole
       ),
       key=str,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from optax_gc import _contraction, _jaxpr, _ledger, _views
+from optax_gc import _contraction, _jaxpr, _latents, _ledger, _views
 from optax_gc._uses import Force
 from optax_gc._views import Value, View
 
@@ -80,6 +80,8 @@ def _rescales(equation, values: Sequence[Value]) -> bool:
 def combine(name: str, values: Sequence[Value]) -> Value:
   """An elementwise function of values that do not depend on data."""
   rank = max((len(v.dims) for value in values for v in value.views), default=0)
+  linear = name in _ADDITIVE or name in _MULTIPLICATIVE
+  bends = not linear and any(map(_latents.multiplied, values))
   prepared = []
   for k, value in enumerate(values):
     if name in _ADDITIVE:
@@ -88,8 +90,9 @@ def combine(name: str, values: Sequence[Value]) -> Value:
       coefficients = [*values[:k], *values[k + 1 :]]
     else:
       coefficients = values
-    leaves = [c for c in coefficients if c.views]
-    constants = [c for c in coefficients if not c.views]
+    # What a nonlinearity does to an entry is a coefficient, but no scale.
+    leaves = [c for c in coefficients if c.views and linear]
+    constants = [c for c in coefficients if not (c.views and linear)]
     own_too = name in _MULTIPLICATIVE
     views = tuple(
       _entangle(
@@ -97,12 +100,12 @@ def combine(name: str, values: Sequence[Value]) -> Value:
       )
       for view in value.views
     )
-    if name not in _ADDITIVE and name not in _MULTIPLICATIVE:
-      views = tuple(
-        v._replace(bent=True) if v.free or _views.bound_of(v.dims) else v
-        for v in views
-      )
+    if bends:
+      views = tuple(v._replace(bent=True) for v in views)
     others = [*values[:k], *values[k + 1 :]]
+    if name in _ADDITIVE:
+      features = _latents.features(value, others)
+      views = tuple(_latents.marked(v, features) for v in views)
     lost = _lost_beside(value, others)
     prepared.append(value._replace(views=views, lost=lost))
   return _views.merge(prepared)
@@ -138,7 +141,8 @@ def _entangle(
   def mark(i, dim):
     if _single(dim) or (_views.axes_of((dim,)) and not own_too):
       return dim
-    entangled, masked = jointly(i, by_leaves), jointly(i, by_constants)
+    leaves, masked = jointly(i, by_leaves), jointly(i, by_constants)
+    entangled = frozenset((leaves,)) if leaves else frozenset()
     return tuple(
       f._replace(entangled=f.entangled | entangled, masked=f.masked | masked)
       for f in dim
@@ -197,12 +201,12 @@ def _follow(equation, position, value, view, others, ledger) -> View | None:
     scalars = all(not o.data and o.plain and _scalar(o, view) for o in others)
     if name in _ADDITIVE | _MULTIPLICATIVE and scalars:
       return view
-    plain = all(o.plain for o in others)
-    return view if multiplied and plain and modulated(view, ledger) else None
+    apart = all(o.plain or _scales(o, view) for o in others)
+    return view if multiplied and apart and modulated(view, ledger) else None
   if value.data and not any(o.data or o.views for o in others):
     return view  # A constant function of entries that data looked up.
   if name == 'mul':
-    return _multiplied(equation, value, view, others, ledger)
+    return _meet_data(equation, value, view, others, ledger)
   if name in _ADDITIVE and all_picked(others):
     if not value.data:
       _ledger.note_meeting(equation, view, ledger, _MEETINGS.get(name, name))
@@ -210,17 +214,20 @@ def _follow(equation, position, value, view, others, ledger) -> View | None:
   return None
 
 
-def _multiplied(equation, value, view, others, ledger) -> View | None:
+def _meet_data(equation, value, view, others, ledger) -> View | None:
   """The view of a leaf that data multiplies: a scale or half a contraction."""
   data = [other for other in others if other.data]
   if not data or not _views.axes_of(view.dims):
+    return None
+  kernels = [v for other in data for v in other.views if v.product is not None]
+  if any(_scales(value, v) and modulated(v, ledger) for v in kernels):
     return None
   if value.data and all_picked(data):
     return None
   uniform = frozenset.intersection(*(o.uniform for o in data))
   dims = tuple(
     tuple(
-      f._replace(shared=i not in uniform and bool(f.axes or f.bound))
+      f._replace(shared=i not in uniform and (f.of_kernel or bool(f.bound)))
       for f in dim
     )
     for i, dim in enumerate(view.dims)
@@ -236,17 +243,39 @@ def _multiplied(equation, value, view, others, ledger) -> View | None:
   return ledger.begin_product(equation, view._replace(dims=dims), base)
 
 
-def modulated(view: View, ledger: _ledger.Ledger) -> bool:
+def _scales(value: Value, product: View) -> bool:
+  """Whether a value without data lacks axes that a product of a leaf has."""
+  return not value.data and any(
+    f.of_kernel and f.size > 1 for i in value.uniform for f in product.dims[i]
+  )
+
+
+def modulated(
+  view: View,
+  ledger: _ledger.Ledger,
+  summed: frozenset[int] = _views.NO_AXES,
+) -> bool:
   """Whether data multiplies a leaf without running along all of its axes.
 
   Then the product may still be a kernel, one for every example, as in a layer
   that other activations modulate.
+
+  Args:
+    view: The leaf's view in the product.
+    ledger: Where products are written down.
+    summed: Dimensions whose axes do not count.
+
+  Returns:
+    Whether data leaves out an axis.
   """
   base = ledger.base(view)
-  if base is not None and base.axes:
+  if base is not None and (base.axes or base.backward):
     return False
   return any(
-    f.axes and not f.shared and f.size > 1 for dim in view.dims for f in dim
+    f.of_kernel and not f.shared and f.size > 1
+    for i, dim in enumerate(view.dims)
+    for f in dim
+    if i not in summed
   )
 
 

@@ -106,8 +106,8 @@ def infer_weight_axes(
   unresolved = []
   for (names, leaf), verdict in zip(leaves, verdicts, strict=True):
     path = '/'.join(names)
-    if path in explicit:
-      axes.append(explicit[path])
+    if names in explicit:
+      axes.append(explicit[names])
       continue
     axes.append(_as_weight_axes(path, leaf, verdict))
     if not verdict.resolved and leaf.ndim >= 2:
@@ -144,11 +144,15 @@ def override_weight_axes(weight_axes: Any, overrides: Any, params: Any) -> Any:
     >>> axes['w'].reduction_axis, axes['v'].reduction_axis
     ((1,), (0,))
   """
-  leaves = _weight_axes.match_leaves(weight_axes, params)
-  explicit = _explicit_axes(overrides, _weight_axes.flatten(params)[0])
+  given = _weight_axes.match_leaves(weight_axes, params)
+  leaves, treedef = _weight_axes.flatten(params)
+  explicit = _explicit_axes(overrides, leaves)
   return jax.tree_util.tree_unflatten(
-    jax.tree.structure(params),
-    [explicit.get(leaf.path, leaf.axes) for leaf in leaves],
+    treedef,
+    [
+      explicit.get(names, leaf.axes)
+      for (names, _), leaf in zip(leaves, given, strict=True)
+    ],
   )
 
 
@@ -161,12 +165,16 @@ def weight_axes_to_dict(weight_axes: Any) -> dict[str, dict[str, Any]]:
   Returns:
     A dict from each leaf's path to its fields.
 
+  Raises:
+    ValueError: If a key that holds a '/' gives two leaves one path.
+
   Example:
     >>> import jax.numpy as jnp, optax_gc
     >>> axes = optax_gc.flax_weight_axes({'w': jnp.ones((2, 3))})
     >>> optax_gc.weight_axes_to_dict(axes)['w']['reduction_axis']
     [0]
   """
+  _weight_axes.require_distinct_paths(weight_axes)
   leaves, _ = _weight_axes.flatten(weight_axes)
   return {
     '/'.join(names): {
@@ -192,8 +200,8 @@ def weight_axes_from_dict(
     A tree like ``params`` with a normalised `WeightAxes` at every leaf.
 
   Raises:
-    ValueError: If the leaves differ from the saved ones, or saved axes do not
-      fit their leaf.
+    ValueError: If the leaves differ from the saved ones, saved axes do not fit
+      their leaf, or a key that holds a '/' gives two leaves one path.
 
   Example:
     >>> import jax.numpy as jnp, optax_gc
@@ -203,6 +211,7 @@ def weight_axes_from_dict(
     >>> optax_gc.weight_axes_from_dict(saved, params) == axes
     True
   """
+  _weight_axes.require_distinct_paths(params)
   paths = {'/'.join(names) for names, _ in _weight_axes.flatten(params)[0]}
   if paths != set(saved):
     raise ValueError(
@@ -271,10 +280,11 @@ def _unresolved_message(unresolved) -> str:
   )
 
 
-def _explicit_axes(overrides: Any, leaves) -> dict[str, WeightAxes]:
-  """The normalised axes of every leaf that is overridden, by path."""
+def _explicit_axes(overrides: Any, leaves) -> dict[tuple[str, ...], WeightAxes]:
+  """The normalised axes of every leaf that is overridden, by its names."""
   if overrides is None:
     return {}
+  rules: list[tuple[Any, Any]]  # Of a pattern of paths, or one leaf's names.
   if isinstance(overrides, Sequence) and all(map(_is_rule, overrides)):
     rules = [(_compiled(pattern), spec) for pattern, spec in overrides]
   elif isinstance(overrides, str) or _is_rule(overrides):
@@ -284,25 +294,34 @@ def _explicit_axes(overrides: Any, leaves) -> dict[str, WeightAxes]:
     )
   else:
     rules = [
-      (re.compile(re.escape('/'.join(_weight_axes.path_names(path)))), spec)
+      (_weight_axes.path_names(path), spec)
       for path, spec in jax.tree_util.tree_flatten_with_path(
         overrides, is_leaf=_is_axes
       )[0]
     ]
   explicit = {}
-  unused = {pattern.pattern for pattern, _ in rules}
+  unused = [key for key, _ in rules]
   for names, leaf in leaves:
     path = '/'.join(names)
-    matching = [rule for rule in rules if rule[0].fullmatch(path)]
-    unused -= {pattern.pattern for pattern, _ in matching}
+    matching = [rule for rule in rules if _matches(rule[0], names)]
+    unused = [key for key in unused if not _matches(key, names)]
     if matching:
-      explicit[path] = _explicit(matching[0][1], path, leaf)
+      explicit[names] = _explicit(matching[0][1], path, leaf)
   if unused:
+    listed = sorted(
+      '/'.join(key) if isinstance(key, tuple) else key.pattern for key in unused
+    )
     raise ValueError(
-      f'The overrides {sorted(unused)} match no leaf; the leaves are '
+      f'The overrides {listed} match no leaf; the leaves are '
       f'{["/".join(names) for names, _ in leaves]}.'
     )
   return explicit
+
+
+def _matches(key: Any, names: tuple[str, ...]) -> bool:
+  if isinstance(key, tuple):
+    return key == names
+  return key.fullmatch('/'.join(names)) is not None
 
 
 def _compiled(pattern: Any) -> re.Pattern[str]:

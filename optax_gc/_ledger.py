@@ -104,12 +104,15 @@ class Ledger:
   def end_product(
     self, equation: Equation, view: View, use: Use | None = None
   ) -> None:
-    """Says what became of such a product: a contraction, or None for other."""
+    """Says what became of such a product: a contraction, or None for other.
+
+    A gradient takes it again and says nothing new.
+    """
     product = self._products[view.product]
-    if use is None:
-      product.others.append(equation)
-    else:
+    if use is not None:
       product.sums.append(self._placed(equation, use))
+    elif not self._is_backward(equation):
+      product.others.append(equation)
 
   def close(self, results: Iterable[Value]) -> dict[int, list[Use]]:
     """Ends the program, of which the results are given: all uses by leaf."""
@@ -134,8 +137,11 @@ class Ledger:
     path = '/'.join((*self._path, *_jaxpr.scopes(equation)))
     return use._replace(
       sentence=f'{use.sentence}, {path}' if path else use.sentence,
-      backward=self._backward or _jaxpr.is_backward(equation),
+      backward=self._is_backward(equation),
     )
+
+  def _is_backward(self, equation: Equation) -> bool:
+    return self._backward or _jaxpr.is_backward(equation)
 
 
 def plain(equation: Equation, values: Iterable[Value]) -> list[Value]:
@@ -207,6 +213,6 @@ def note_meeting(
 
 def no_contraction(view: View, what: str) -> Use:
   """A use that sums no axis; unclear after a product that may be a layer."""
-  if view.free or _views.bound_of(view.dims):
+  if view.multiplied:
     return Use(Force.UNCLEAR, f'multiplied by no data, then {what}')
   return Use(Force.NONE, what)

@@ -2,7 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 
-from optax_gc import _contraction, _elementwise, _jaxpr, _ledger, _views
+from optax_gc import (
+  _contraction,
+  _elementwise,
+  _jaxpr,
+  _latents,
+  _ledger,
+  _views,
+)
 from optax_gc._contraction import Side
 from optax_gc._uses import Force, Use
 from optax_gc._views import Dim, Dims, Factor, Loop, Peeled, Value, View
@@ -60,6 +67,12 @@ def reduce_rule(equation, values, ledger):
       values = [values[0]._replace(views=())]
     what = f'meets activations in {name}'
     return _ledger.meet(equation, values, ledger, what)
+  if values[0].choice and name == 'reduce_sum':
+    for view in values[0].views:
+      if _views.axes_of(_views.pick(view.dims, gone)):
+        # The sum of a rescaled weight, or a contraction with one number.
+        what = 'multiplied or chosen by data, then summed'
+        ledger.note(equation, view.leaf, Use(Force.UNCLEAR, what))
   shape = _jaxpr.shape(equation.invars[0])
   return [_views.sum_over(values[0], shape, gone)]
 
@@ -73,9 +86,17 @@ def _side(atom, summed, batch) -> Side:
 
 def _contract(equation, values, sides, ledger):
   """A product of two operands with sums over shared dimensions."""
+  if all(
+    _picked_kernel(v, side) for v, side in zip(values, sides, strict=True)
+  ):
+    shape = _jaxpr.shape(equation.outvars[0])
+    return [_product(values, sides, shape)._replace(data=True)]
   if any(v.data for v in values):
-    _ledger.consume(equation, values, ledger)
-    met = [_meet_kernel(equation, values, sides, k, ledger) for k in (0, 1)]
+    kernels = [_complete(equation, values, sides, k, ledger) for k in (0, 1)]
+    met = [
+      _meet_kernel(equation, values, sides, k, ledger, kernels[1 - k])
+      for k in (0, 1)
+    ]
     views = tuple(view for views, _ in met for view in views)
     sums = frozenset(token for _, tokens in met for token in tokens)
     return [Value(True, views, sums=sums, after=sums)]
@@ -108,7 +129,38 @@ def _spread(value: Value, sides, k: int, shape: Sequence[int]) -> Value:
   return value._replace(views=views, uniform=uniform)
 
 
-def _meet_kernel(equation, values, sides, k, ledger):
+def _complete(equation, values, sides, k, ledger) -> bool:
+  """Products of leaves and data, in operand `k`, are summed with the other.
+
+  ``(x[:, None] * w).T @ s`` is ``(x * s) @ w``: the kernel is ``w``, which
+  alone has outputs, and ``s`` scales it.
+
+  Args:
+    equation: The product's equation.
+    values: Its operands.
+    sides: The roles of their dimensions.
+    k: Which operand's leaves to read.
+    ledger: Takes the uses.
+
+  Returns:
+    Whether the other operand scales a kernel.
+  """
+  other, side = _other(values, sides, k)
+  gone = frozenset(sides[k].summed)
+  lesser = not other.data and all(_is_foreign(other, d) for d in side.free)
+  scaled = False
+  for view in values[k].views:
+    if view.product is None:
+      continue
+    use = None
+    if lesser and _elementwise.modulated(view, ledger, gone):
+      use = _summed_product(view, gone, ledger.base(view))
+    scaled |= use is not None
+    ledger.end_product(equation, view, use)
+  return scaled
+
+
+def _meet_kernel(equation, values, sides, k, ledger, scales=False):
   """One operand's leaves meet the other operand as kernels.
 
   Args:
@@ -117,6 +169,7 @@ def _meet_kernel(equation, values, sides, k, ledger):
     sides: The roles of their dimensions.
     k: Which operand's leaves to read.
     ledger: Takes the uses.
+    scales: Whether they scale a kernel that the other operand holds.
 
   Returns:
     Views of leaves that only a later sum completes, and tokens of
@@ -136,6 +189,8 @@ def _meet_kernel(equation, values, sides, k, ledger):
       use = _contraction.of_picked(view, side, compared)
     else:
       use = _contraction.kernel(view, side)
+    if scales and use is not None and use.axes:
+      use = Use(Force.NONE, 'scales a weight')
     if use is not None and use.parts:
       use = _named(use, equation)
       use = ledger.part(equation, view.leaf, use, other.after)
@@ -201,6 +256,17 @@ def _plays_activation(values, sides, k: int) -> bool:
   )
 
 
+def _picked_kernel(value: Value, side: Side) -> bool:
+  """Whether data only picked a value from weights that have outputs.
+
+  Of two of them, as the factors of a task's update, neither is an activation.
+  """
+  picked = value.data and value.views and _elementwise.all_picked((value,))
+  return bool(picked) and any(
+    _views.axes_of((view.dims[d],)) for view in value.views for d in side.free
+  )
+
+
 def _is_foreign(value: Value, d: int) -> bool:
   """Whether no leaf has axes in a dimension, its own or of a product."""
   return all(_views.is_foreign(view.dims[d]) for view in value.views)
@@ -238,21 +304,22 @@ def _product(values, sides, shape) -> Value:
     first = len(side.batch) + k * len(sides[0].free)
     for view in values[k].views:
       summed = _views.pick(view.dims, side.summed)
-      link = Factor(
-        0,
-        bound=_views.axes_of(summed) | _views.bound_of(summed),
-        constant=not other.views,
-      )
-      if not all(f.whole for dim in summed for f in dim):
-        link = link._replace(part=None)
+      link = _link(summed, _views.pick(view.dims, side.batch), other)
       out = [(link._replace(size=n),) for n in shape]
       for i, d in enumerate(side.batch):
         out[i] = view.dims[d]
       for i, d in enumerate(side.free):
         out[first + i] = view.dims[d]
-      free = view.free | _views.axes_of(_views.pick(view.dims, side.free))
+      free = view.free
+      if not all(map(_views.is_foreign, summed)):
+        free |= _views.axes_of(_views.pick(view.dims, side.free))
       view = view._replace(peeled=view.peeled | _mixed(summed, out))
       views.append(view._replace(dims=tuple(out), free=free))
+  for k in (0, 1):
+    if _latents.on_latent(values[k], sides[k]):
+      first = len(sides[0].batch) + (1 - k) * len(sides[0].free)
+      features = range(first, first + len(sides[1 - k].free))
+      views = [_latents.marked(view, features) for view in views]
   return Value(
     False,
     _views.distinct(views),
@@ -260,6 +327,28 @@ def _product(values, sides, shape) -> Value:
     values[0].lost | values[1].lost,
     choice=values[0].choice or values[1].choice,
   )
+
+
+def _link(summed: Dims, batch: Dims, other: Value) -> Factor:
+  """What ties a leaf, of which these dimensions are summed, to the others.
+
+  A coefficient that varies along a summed dimension and along an axis of the
+  leaf makes one that varies along what the other operand brings in and along
+  that axis: a diagonal matrix times a kernel is the kernel, rescaled.
+  """
+  factors = [f for dim in summed for f in dim]
+  link = Factor(
+    0,
+    part=range(0) if all(f.whole for f in factors) else None,
+    bound=_views.axes_of(summed) | _views.bound_of(summed),
+    constant=not other.views,
+  )
+  jointly = frozenset().union(*(f.jointly for f in factors if not f.axes))
+  if jointly:
+    jointly |= _views.axes_of(batch)
+  if jointly and other.views:
+    return link._replace(entangled=frozenset((jointly,)))
+  return link._replace(masked=jointly)
 
 
 def _mixed(summed: Dims, stay: Iterable[Dim]) -> frozenset[Peeled]:

@@ -162,7 +162,7 @@ def peel(
   views = [
     new._replace(
       peeled=new.peeled
-      | {_views.Peeled(f, loop) for f in old.dims[dim] if f.axes}
+      | {_views.Peeled(f, loop) for f in old.dims[dim] if not f.plain}
     )
     for old, new in zip(value.views, after.views, strict=True)
   ]
@@ -323,13 +323,20 @@ def _reunite(views: list[View], along: int) -> list[View]:
     for axis in pieces[0]
     if all(axis in p for p in pieces) and len({p[axis] for p in pieces}) > 1
   }
-  if not axes:
-    return views
-  factors = [tuple(piece[axis] for axis in sorted(axes)) for piece in pieces]
-  united = _unite(factors, math.prod(f.size for f in views[0].dims[along]))
-  dims = (*views[0].dims[:along], (united,), *views[0].dims[along + 1 :])
   peeled = frozenset.intersection(*(view.peeled for view in views))
-  return [views[0]._replace(dims=dims, peeled=peeled)]
+  size = math.prod(f.size for f in views[0].dims[along])
+  if not axes:
+    links = [p.factor for p in peeled if not p.factor.axes]
+    link = _views.blend(links, size)
+    return [_with(views[0], along, link, peeled)] if links else views
+  factors = [tuple(piece[axis] for axis in sorted(axes)) for piece in pieces]
+  return [_with(views[0], along, _unite(factors, size), peeled)]
+
+
+def _with(view: View, along: int, factor: Factor, peeled) -> View:
+  """A view with another factor in one dimension."""
+  dims = (*view.dims[:along], (factor,), *view.dims[along + 1 :])
+  return view._replace(dims=dims, peeled=peeled)
 
 
 def _without(view: View, along: int) -> View:

@@ -10,7 +10,12 @@ import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 
 from optax_gc._layouts import resolve_weight_axes
-from optax_gc._weight_axes import WeightAxes, is_inexact, vector_size
+from optax_gc._weight_axes import (
+  WeightAxes,
+  is_inexact,
+  require_distinct_paths,
+  vector_size,
+)
 
 
 class GradientFigures(NamedTuple):
@@ -82,7 +87,8 @@ def gradient_statistics(
     leaf that is not centralized has equal figures before and after.
 
   Raises:
-    ValueError: If the axes do not match the gradients.
+    ValueError: If the axes do not match the gradients, or a key that holds a
+      '/' gives two leaves one path.
     TypeError: If a spec or an axis is of the wrong type.
 
   Example:
@@ -103,6 +109,7 @@ def gradient_statistics(
     Yong et al, `Gradient Centralization
     <https://arxiv.org/abs/2004.01461>`_, 2020, figure 4 and theorem 4.2.
   """
+  require_distinct_paths(grads)
   leaves = {
     path: _measure(leaf, axes)
     for path, leaf, axes in resolve_weight_axes(weight_axes, grads, conv_only)
@@ -189,7 +196,8 @@ def weight_statistics(
     one element a weight vector: the leaf's shape without its reduction axes.
 
   Raises:
-    ValueError: If the axes do not match the params.
+    ValueError: If the axes do not match the params, or a key that holds a '/'
+      gives two leaves one path.
     TypeError: If a spec or an axis is of the wrong type.
 
   Example:
@@ -203,6 +211,7 @@ def weight_statistics(
     <https://arxiv.org/abs/2004.01461>`_, 2020, figure 3, which shows the mean
     :math:`|\bar w|`.
   """
+  require_distinct_paths(params)
   leaves = resolve_weight_axes(weight_axes, params, conv_only)
   return {
     path: jnp.abs(_along_e(leaf, axes))

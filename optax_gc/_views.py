@@ -30,9 +30,11 @@ class Factor(NamedTuple):
       leaf's axes that were summed in that product. Summing over this factor
       with data sums over those axes with data.
     constant: Whether the other side of that product was a constant.
-    entangled: Axes of the leaf such that its elements' coefficients, as other
-      leaves give them, vary along the factor and along them jointly.
-    masked: The same for coefficients that are constants.
+    entangled: Sets of axes of the leaf such that its elements' coefficients, as
+      other leaves give them, vary along the factor and along one set jointly.
+    masked: Such axes for coefficients that are constants or nonlinearities.
+    latent: Whether what was added to a product of parameters shows that it may
+      be a layer on a learned input of which this is a feature.
   """
 
   size: int
@@ -44,13 +46,30 @@ class Factor(NamedTuple):
   shared: bool = False
   bound: Axes = NO_AXES
   constant: bool = False
-  entangled: Axes = NO_AXES
+  entangled: frozenset[Axes] = frozenset()
   masked: Axes = NO_AXES
+  latent: bool = False
 
   @property
   def whole(self) -> bool:
     """Whether no index of the axis is missing."""
     return self.part is not None and len(self.part) == self.extent
+
+  @property
+  def of_kernel(self) -> bool:
+    """Whether it is of the leaf or of a kernel that the leaf makes up."""
+    factor = self.bound and not self.constant
+    return bool(self.axes or factor or self.placed is not None)
+
+  @property
+  def plain(self) -> bool:
+    """Whether it says nothing about the leaf."""
+    return not (self.axes or self.bound or self.entangled or self.masked)
+
+  @property
+  def jointly(self) -> Axes:
+    """All axes along which coefficients vary together with the factor."""
+    return self.masked.union(*self.entangled)
 
 
 Dim = tuple[Factor, ...]
@@ -90,8 +109,9 @@ class View(NamedTuple):
     free: Axes that were kept in a product with another parameter.
     picked: If data looked up the leaf's entries: by which primitive.
     product: If data multiplies the leaf elementwise: which product that is.
-    bent: Whether a product of it with another parameter went through a
-      nonlinearity, so that its entries no longer form one inner product.
+    bent: Whether it went through a nonlinearity together with a product of
+      parameters. If it is of a product too, before or after, its entries no
+      longer form one inner product.
   """
 
   leaf: int
@@ -101,6 +121,11 @@ class View(NamedTuple):
   picked: str = ''
   product: Any = None
   bent: bool = False
+
+  @property
+  def multiplied(self) -> bool:
+    """Whether it is of a product with another parameter."""
+    return bool(self.free or bound_of(self.dims))
 
 
 class Value(NamedTuple):
@@ -306,12 +331,14 @@ def map_dims(
 def _gone(before: Dims, after: Dims) -> set[Factor]:
   """The leaf's factors that indices or a loop took away."""
   left = {f for dim in after for f in dim}
-  axes = axes_of(after)
+  held = axes_of(after) | bound_of(after)
   return {
     f
     for dim in before
     for f in dim
-    if f.axes and f not in left and (f.size == 1 or not f.axes <= axes)
+    if not f.plain
+    and f not in left
+    and (f.size == 1 or not f.axes | f.bound <= held)
   }
 
 
@@ -321,7 +348,7 @@ def sum_over(value: Value, shape: Sequence[int], gone: Axes) -> Value:
   def change(dims):
     # A sum of masked entries, as of a diagonal, is no sum of whole axes.
     masked = frozenset().union(
-      *(f.entangled | f.masked for i in gone for f in dims[i] if f.axes)
+      *(f.jointly for i in gone for f in dims[i] if f.axes)
     )
     return tuple(
       tuple(f._replace(part=None) if f.axes & masked else f for f in dim)
@@ -405,6 +432,7 @@ def blend(factors: Iterable[Factor], size: int) -> Factor:
     constant=any(f.constant for f in factors),
     entangled=frozenset().union(*(f.entangled for f in factors)),
     masked=frozenset().union(*(f.masked for f in factors)),
+    latent=any(f.latent for f in factors),
   )
 
 

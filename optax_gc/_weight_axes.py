@@ -129,6 +129,28 @@ _WEIGHT_AXES = Words(
 )
 
 
+def require_distinct_paths(tree: Any) -> None:
+  """Raises if two leaves are one by their '/'-joined paths.
+
+  Args:
+    tree: Any tree.
+
+  Raises:
+    ValueError: If a key that holds a '/' makes two paths alike.
+  """
+  seen: dict[str, tuple[str, ...]] = {}
+  for names, leaf in flatten(tree)[0]:
+    path = '/'.join(names)
+    if path in seen:
+      raise ValueError(
+        f'Leaf {path!r} of shape {tuple(getattr(leaf, "shape", ()))} has the '
+        f"same path as another, once names are joined by '/': {seen[path]} and "
+        f"{names}. Rename the key that holds a '/', as one entry cannot hold "
+        'both.'
+      )
+    seen[path] = names
+
+
 def match_leaves(weight_axes: Any, tree: Any) -> list[LeafAxes]:
   """Pairs every leaf of a tree with its normalised axes, by path.
 

@@ -193,6 +193,33 @@ def test_saves_and_loads():
   assert loaded['a'].reason == axes['a'].reason
 
 
+ALIKE = {'a': {'b': jnp.ones((2, 3))}, 'a/b': jnp.ones((3, 2))}
+
+
+def test_a_slash_in_a_name_never_makes_two_leaves_one():
+  axes = optax_gc.flax_weight_axes(ALIKE)
+  message = r"'a/b' of shape .*\('a', 'b'\) and \('a/b',\). Rename the key"
+  with pytest.raises(ValueError, match=message):
+    optax_gc.weight_axes_to_dict(axes)
+  saved = optax_gc.weight_axes_to_dict({'a/b': axes['a/b']})
+  with pytest.raises(ValueError, match=message):
+    optax_gc.weight_axes_from_dict(saved, ALIKE)
+
+
+def test_a_tree_of_overrides_tells_a_slash_from_a_branch():
+  def fn(p, x):
+    return x @ p['a/b'] + x @ p['a']['b'].T
+
+  params = {'a': {'b': jnp.ones((2, 3))}, 'a/b': jnp.ones((3, 2))}
+  axes = optax_gc.infer_weight_axes(
+    fn, params, jnp.ones((4, 3)), overrides={'a/b': None}
+  )
+  assert axes['a/b'].reduction_axis == ()
+  assert axes['a']['b'].reduction_axis == (1,)
+  axes = optax_gc.override_weight_axes(axes, {'a': {'b': None}}, params)
+  assert axes['a']['b'].reduction_axis == ()
+
+
 def test_loading_into_another_model_raises():
   axes = optax_gc.infer_weight_axes(model, PARAMS, X)
   saved = optax_gc.weight_axes_to_dict(axes)

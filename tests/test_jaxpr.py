@@ -950,7 +950,7 @@ def mixture_of_kernels_with_chosen_gates(p, x):
   f32(2, 6),
   {
     'z': 'entrywise and as a matrix',
-    'a': 'entrywise and as a matrix',
+    'a': 'a function of its product is contracted',
     'b': 'a function of its product is contracted',
   },
 )
@@ -1007,7 +1007,7 @@ def gain_in_a_kernel_of_one_output(p, x):
   return jnp.einsum('xab,ab->x', x, p['w'] * p['g'])
 
 
-@case(W, X, 'multiplied by other constants for each output')
+@case(W, X, 'has other coefficients for each output')
 def masked_otherwise_for_each_copy(w, x):
   mask = jnp.arange(2 * N * N).reshape(N, 2, N) % 3
   return jnp.einsum('xi,iko->xko', x, mask * w[:, None])
@@ -1043,9 +1043,7 @@ def product_along_an_axis_of_one_element(p, x):
   return jnp.einsum('xi,klio->xklo', x, w)
 
 
-@case(
-  {'w': W, 'a': W, 'b': W}, X, {'w': (0,), 'a': (0,), 'b': 'scales a weight'}
-)
+@case({'w': W, 'a': W, 'b': W}, X, {'w': (0,), 'a': (0,), 'b': (0,)})
 def low_rank_rows_stacked_again(p, x):
   w = p['w'] + p['a'] @ p['b']
   return x @ jnp.stack([w[i] for i in range(N)])

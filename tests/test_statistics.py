@@ -119,6 +119,15 @@ def test_other_dtypes(dtype):
   assert all(x.dtype == jnp.float32 for x in weights.values())
 
 
+@pytest.mark.parametrize(
+  'measure', [optax_gc.gradient_statistics, optax_gc.weight_statistics]
+)
+def test_two_leaves_of_one_path_raise(measure):
+  tree = {'a': {'b': jnp.ones((2, 3))}, 'a/b': jnp.ones((3, 2))}
+  with pytest.raises(ValueError, match=r"'a/b' of shape \(3, 2\).*Rename"):
+    measure(tree)
+
+
 def test_axes_that_do_not_match():
   for function in (optax_gc.gradient_statistics, optax_gc.weight_statistics):
     with pytest.raises(ValueError, match='weight axes do not match'):

@@ -72,6 +72,10 @@ PIECES = (
   *(
     'mixture',
     'low_rank',
+    'diagonal',
+    'scaled_product',
+    'hypernetwork',
+    'queries',
     'patches',
     'latents',
     'tokens',

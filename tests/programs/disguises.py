@@ -120,7 +120,7 @@ def store_longer(b: Builder, sub: Sub, name: str) -> Sub | None:
       return lax.dynamic_slice_in_dim(leaf, start, size, axis)
     return lax.slice_in_dim(leaf, 1, 1 + size, 1, axis)
 
-  stored = weight.resize(axis, size + 2, partial=True)
+  stored = weight.embed(axis, size + 2, 1)
   return _stored(sub, name, stored, undo, 'longer')
 
 
@@ -138,7 +138,10 @@ def store_shorter(b: Builder, sub: Sub, name: str) -> Sub | None:
     kinds += ['tile', 'repeat']
   kind = src.choice(kinds)
   short = size // 2 if kind in ('tile', 'repeat') else size - 1
-  stored = weight.resize(axis, short, partial=False)
+  if kind in ('tile', 'repeat'):
+    stored = weight.shorten(axis, short)
+  else:
+    stored = weight.cut(axis, 1 if kind == 'pad' else 0, short)
 
   def undo(leaf):
     reps = [2 if i == axis else 1 for i in range(weight.rank)]
@@ -168,17 +171,13 @@ def store_in_parts(b: Builder, sub: Sub, name: str) -> Sub | None:
   size = weight.shape[axis]
   if weight.uses and src.chance(40) and size <= 5:
     # Every leaf is one slice: the axis is gone from the leaves.
-    part = weight.transpose(
-      [axis, *(i for i in range(weight.rank) if i != axis)]
-    )
-    part = part._map(part.shape[1:], lambda use: use[1:])
-    names = [b.name() for _ in range(size)]
-    undo = lambda w, x: jnp.stack([w[n] for n in names], axis)  # noqa: E731
-    return _stored(sub, name, dict.fromkeys(names, part), undo, 'stack')
+    slices = {b.name(): weight.cut(axis, i, 1).drop(axis) for i in range(size)}
+    undo = lambda w, x: jnp.stack([w[n] for n in slices], axis)  # noqa: E731
+    return _stored(sub, name, slices, undo, 'stack')
   first, second = b.name(), b.name()
   parts = {
-    first: weight.resize(axis, 2, partial=False),
-    second: weight.resize(axis, size - 2, partial=False),
+    first: weight.cut(axis, 0, 2),
+    second: weight.cut(axis, 2, size - 2),
   }
   undo = lambda w, x: jnp.concatenate([w[first], w[second]], axis)  # noqa: E731
   return _stored(sub, name, parts, undo, 'concatenate')
@@ -213,7 +212,29 @@ def store_gained(b: Builder, sub: Sub, name: str) -> Sub | None:
   # Along an input: does it scale the kernel, or contract products with it?
   shape = tuple(weight.shape[i] for i in kept)
   gains = Weight(shape, contested=not weight.kept(kept[0]))
-  return _stored(sub, name, {name: weight, gain: gains}, undo, 'gain')
+  normed = dataclasses.replace(weight, entangled=weight.entangled or divide)
+  return _stored(sub, name, {name: normed, gain: gains}, undo, 'gain')
+
+
+def store_diagonal(b: Builder, sub: Sub, name: str) -> Sub | None:
+  """A kernel and a scale of its rows or columns, as a diagonal matrix."""
+  src = b.source
+  weight = sub.weights[name]
+  if not weight.uses or weight.rank != 2 or min(weight.shape) < 2:
+    return None
+  if b.mapping:
+    return None  # Stacked apart, either may be the scale.
+  axis = src.integer(0, 1)
+  if weight.partial(axis):
+    return None  # The zeros beside the diagonal hide which rows are cut.
+  gain = b.name()
+
+  def undo(w, x):
+    diagonal = jnp.diag(w[gain]).astype(w[name].dtype)
+    return diagonal @ w[name] if axis == 0 else w[name] @ diagonal
+
+  weights = {name: weight, gain: Weight((weight.shape[axis],))}
+  return _stored(sub, name, weights, undo, 'diagonal')
 
 
 def store_mixed(b: Builder, sub: Sub, name: str) -> Sub | None:
@@ -271,7 +292,13 @@ def store_rescaled(b: Builder, sub: Sub, name: str) -> Sub:
   axes = tuple(src.subset(range(weight.rank), 60)) or (axis,)
   piece = src.choice(list(RESCALE))
   undo = functools.partial(RESCALE[piece], axis=axis, axes=axes)
-  return _stored(sub, name, weight, undo, piece)
+  moved = piece in MOVING and weight.rank and weight.partial(axis)
+  stored = dataclasses.replace(
+    weight,
+    contested=weight.contested or bool(moved),
+    entangled=weight.entangled or piece in ENTANGLING,
+  )
+  return _stored(sub, name, stored, undo, piece)
 
 
 def _standardized(w, axis, axes):
@@ -392,6 +419,12 @@ RESCALE = {
 }
 
 
+# Which entries are used is not followed through these.
+MOVING = ('roll', 'rev', 'permuted')
+# These make every entry depend on others.
+ENTANGLING = ('standardized', 'spectral', 'weight_softmax')
+
+
 def store_branched(b: Builder, sub: Sub, name: str) -> Sub:
   """A branch on the data returns one leaf or another."""
   weight = sub.weights[name]
@@ -436,10 +469,7 @@ def store_fused(b: Builder, sub: Sub, name: str) -> Sub | None:
   mate = sub.weights[other]
   first = weight.shape[axis]
   total = first + mate.shape[axis]
-  fused = weight.resize(axis, total, partial=True)
-  uses = fused.uses + mate.resize(axis, total, partial=True).uses
-  layers = weight.layers | mate.layers
-  fused = dataclasses.replace(fused, uses=uses, layers=layers)
+  fused = weight.embed(axis, total, 0).joined(mate.embed(axis, total, first))
   return _pair(
     sub,
     name,
@@ -462,13 +492,9 @@ def store_shared(b: Builder, sub: Sub, name: str) -> Sub | None:
   if not mates:
     return None
   other = b.source.choice(mates)
-  uses = weight.uses + sub.weights[other].uses
-  layers = weight.layers | sub.weights[other].layers
-  if weight.contested or sub.weights[other].contested:
-    return None
-  if any(reduced(use) == () for use in uses):
+  shared = weight.joined(sub.weights[other])
+  if shared.contested or any(reduced(use) == () for use in shared.uses):
     return None  # A contraction over one element: is it a use?
-  shared = dataclasses.replace(weight, uses=uses, layers=layers)
   return _pair(sub, name, other, shared, 'shared', lambda leaf: (leaf, leaf))
 
 
@@ -504,6 +530,7 @@ DISGUISES = [
   store_branched,
   store_mixed,
   store_low_rank,
+  store_diagonal,
 ]
 
 
@@ -518,5 +545,6 @@ ONCE_DISGUISES = [
     store_shared,
     store_mixed,
     store_low_rank,
+    store_diagonal,
   )
 ]

@@ -396,6 +396,81 @@ def latents(b: Builder, x) -> Sub:
   return b.sub(x, weights, apply, 'latents')
 
 
+def scaled_product(b: Builder, x) -> Sub:
+  """Data times a kernel, times a scale that has no outputs, then the sum."""
+  src = b.source
+  w, scale = b.name(), b.name()
+  features, outputs = x.shape[-1], b.size()
+  weights = {
+    w: kernel((features, outputs), (REDUCED, KEPT)),
+    scale: Weight((features,)),
+  }
+  forms: dict[str, Callable[..., Any]] = {
+    'einsum': lambda x, w, s: jnp.einsum('...i,i,io->...o', x, s, w),
+    'last': lambda x, w, s: jnp.einsum('...io,i->...o', x[..., None] * w, s),
+    'sum': lambda x, w, s: jnp.sum(x[..., None] * w * s[:, None], -2),
+    'first': lambda x, w, s: (x * s) @ w,
+  }
+  # Stacked apart, either of the two has outputs: then the order decides.
+  form = forms['first' if b.mapping else src.choice(list(forms))]
+
+  def apply(p, x):
+    return form(x, p[w], p[scale])
+
+  return b.sub(x, weights, apply, 'scaled_product')
+
+
+def hypernetwork(b: Builder, x) -> Sub:
+  """A kernel made from a learned code: its makers form no inner product."""
+  src = b.source
+  code, first, offset, second = (b.name() for _ in range(4))
+  width, hidden = b.size(), b.size()
+  features, outputs = x.shape[-1], b.size()
+  flat = src.chance(50)
+  last = (features * outputs,) if flat else (features, outputs)
+  weights = {
+    code: Weight((width,)),
+    first: Weight((width, hidden)),
+    offset: Weight((hidden,)),
+    second: Weight((hidden, *last)),
+  }
+
+  def apply(w, x):
+    h = jnp.tanh(w[code] @ w[first] + w[offset])
+    made = jnp.tensordot(h, w[second], 1)
+    return x @ jnp.reshape(made, (features, outputs))
+
+  return b.sub(x, weights, apply, 'hypernetwork')
+
+
+def queries(b: Builder, x) -> Sub | None:
+  """A layer on learned queries that are not broadcast, and meet the data.
+
+  A bias, or the queries going around the layer, tells it from a factor. It may
+  be declined, and must not be read as one.
+  """
+  src = b.source
+  if b.mapping:
+    return None  # Stacked apart from their bias, the queries may be broadcast.
+  length, features = _with_rank(x.shape, 2)
+  seed, layer, offset = b.name(), b.name(), b.name()
+  around = src.chance(40)
+  count, width = b.size(), features if around else b.size()
+  weights = {
+    seed: Weight((count, width), contested=around),
+    layer: Weight((width, features)),
+  }
+  if not around:
+    weights[offset] = Weight((1, features))
+
+  def apply(w, x):
+    z = w[seed] @ w[layer]
+    z = z + (w[seed] if around else w[offset])
+    return jax.nn.softmax(z @ jnp.reshape(x, (length, features)).T)
+
+  return b.sub(x, weights, apply, 'queries')
+
+
 def activation(b: Builder, x) -> Sub:
   """No weights; a sum comes after a nonlinearity, lest it be a contraction."""
   src = b.source
@@ -439,6 +514,6 @@ LAYERS = (
   + [conv] * 2
   + [activation] * 2
   + [bias, scale, norm, lookup, attention, recurrent, ragged_dot]
-  + [conv_transpose, patches, latents]
+  + [conv_transpose, patches, latents, scaled_product, hypernetwork, queries]
 )
 ONCE_LAYERS = [einsum] * 4 + [activation, bias, scale, norm]

@@ -92,5 +92,8 @@ def i32(*shape: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
-for _module in ('structure', 'layers', 'linen', 'nnx', 'haiku', 'equinox'):
+for _module in (
+  *('structure', 'factors', 'layers', 'blocks'),
+  *('linen', 'nnx', 'haiku', 'equinox'),
+):
   importlib.import_module(f'{__name__}.{_module}')
