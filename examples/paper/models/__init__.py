@@ -2,7 +2,7 @@
 
 `build('resnet18', classes=100, rngs=nnx.Rngs(0))` is the published network;
 `width` and `depth` make it small. It is called as `model(x, train)` on images
-`(batch, height, width, channels)` and returns logits. `LSTM` is a model of text.
+`(batch, height, width, channels)` and returns logits. `LSTM` models language.
 """
 
 import inspect
