@@ -16,7 +16,9 @@ class Config:
     test_size: The same for the test.
     model: The name of the model.
     width: The number of the model's first features.
-    norm: The model's normalization, `'batch'` or `'group'`.
+    depth: Blocks in each stage, or the layers of a language model; ``None`` for
+      the published ones.
+    norm: The normalization of an image model, `'batch'` or `'group'`.
     weight_standardization: Whether the model standardizes its kernels.
     optimizer: A name in `optimizers.OPTIMIZERS`.
     centralize: Which arrays are centralized, a name in
@@ -26,6 +28,7 @@ class Config:
     weight_decay: L2 or decoupled, as the optimizer has it.
     epochs: How often the training examples are seen.
     batch_size: Examples in a batch; the rest of an epoch is dropped.
+    length: The length of a text's windows, in bytes.
     augment: Whether images are shifted and mirrored at random.
     statistics: Whether gradients and weights are measured as well.
   """
@@ -35,6 +38,7 @@ class Config:
   test_size: int | None = 5_000
   model: str = 'resnet8'
   width: int = 16
+  depth: tuple[int, ...] | int | None = None
   norm: str = 'batch'
   weight_standardization: bool = False
   optimizer: str = 'sgdm'
@@ -44,6 +48,7 @@ class Config:
   weight_decay: float = 5e-4
   epochs: int = 10
   batch_size: int = 64
+  length: int = 64
   augment: bool = True
   statistics: bool = False
 
@@ -60,4 +65,7 @@ def key(config: Config, seed: int) -> str:
 
 def from_dict(fields: dict[str, Any]) -> Config:
   """A recorded config; what it does not name has its default."""
+  depth = fields.get('depth')
+  if isinstance(depth, list):  # JSON knows no tuples.
+    fields = fields | {'depth': tuple(depth)}
   return Config(**fields)

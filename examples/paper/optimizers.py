@@ -31,6 +31,16 @@ CENTRALIZATIONS = (
 )
 
 
+def check(config: Config) -> None:
+  """Raises if the optimizer or what is centralized is unknown."""
+  known = {'optimizer': tuple(OPTIMIZERS), 'centralize': CENTRALIZATIONS}
+  for field, names in known.items():
+    if (given := getattr(config, field)) not in names:
+      raise ValueError(
+        f'There is no {field} {given!r}; there are {", ".join(names)}.'
+      )
+
+
 def transformation(
   config: Config, params: Any, axes: Any, steps: int
 ) -> optax.GradientTransformation:
@@ -59,9 +69,7 @@ def transformation(
   tx = optimizer(config.learning_rate)
   if config.body_rate is not None:
     partition = getattr(optax, 'partition', None) or optax.multi_transform
-    tx = partition(
-      {'head': tx, 'body': optimizer(config.body_rate)}, labels
-    )
+    tx = partition({'head': tx, 'body': optimizer(config.body_rate)}, labels)
   if config.centralize == 'optax.centralize':
     tx = optax.chain(optax.centralize(), tx)
   if config.statistics:

@@ -14,6 +14,9 @@ from examples.paper.config import Config
 from examples.paper.tasks import Task
 import optax_gc
 
+# Bins of the decimal logarithm of a weight vector's mean.
+MEAN_BINS = np.linspace(-8, 0, 33)
+
 # Curves of a group of seeds: measure -> array (seeds, epochs).
 Curves = dict[str, np.ndarray]
 
@@ -48,7 +51,7 @@ class Program(NamedTuple):
 
 def make_program(config: Config, task: Task) -> Program:
   params, stats = jax.eval_shape(task.network.init, jax.random.key(0))
-  inputs, targets = task.test[0]
+  inputs, _ = task.test[0]
   axes = optax_gc.infer_weight_axes(
     lambda params, stats, inputs: task.network.apply(params, stats, inputs)[0],
     params,
@@ -170,3 +173,13 @@ def test(program: Program, state: State) -> dict[str, np.ndarray]:
   scores = [program.score(state, *batch) for batch in program.task.test]
   size = sum(targets.size for _, targets in program.task.test)
   return jax.tree.map(lambda *s: np.sum(s, 0) / size, *jax.device_get(scores))
+
+
+def weight_means(params: Any, axes: Any) -> list[int]:
+  """How many weight vectors have a mean in each of `MEAN_BINS`, figure 3."""
+  along_e = optax_gc.weight_statistics(params, axes)
+  sizes = {row.path: row.size for row in optax_gc.summary(params, axes)}
+  means = [along_e[path].ravel() / np.sqrt(sizes[path]) for path in along_e]
+  logarithms = np.log10(np.maximum(np.concatenate(means), 1e-30))
+  clipped = np.clip(logarithms, MEAN_BINS[0], MEAN_BINS[-1])
+  return np.histogram(clipped, MEAN_BINS)[0].tolist()
