@@ -1,9 +1,8 @@
 """The networks of the paper's experiments, in Flax NNX.
 
 `build('resnet18', classes=100, rngs=nnx.Rngs(0))` is the published network;
-`width` and `depth` make it small. The networks of images are called as
-`model(x, train)` on `(batch, height, width, channels)` and return logits. `LSTM`
-is a language model.
+`width` and `depth` make it small. It is called as `model(x, train)` on images
+`(batch, height, width, channels)` and returns logits. `LSTM` models language.
 """
 
 import inspect
