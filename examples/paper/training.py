@@ -51,7 +51,7 @@ class Program(NamedTuple):
 
 def make_program(config: Config, task: Task) -> Program:
   params, stats = jax.eval_shape(task.network.init, jax.random.key(0))
-  inputs, _ = task.test[0]
+  inputs, _ = next(task.test())
   axes = optax_gc.infer_weight_axes(
     lambda params, stats, inputs: task.network.apply(params, stats, inputs)[0],
     params,
@@ -170,8 +170,10 @@ def train_epoch(program: Program, state: State, seeds, epoch: int):
 
 def test(program: Program, state: State) -> dict[str, np.ndarray]:
   """Loss and accuracy on the whole test set."""
-  scores = [program.score(state, *batch) for batch in program.task.test]
-  size = sum(targets.size for _, targets in program.task.test)
+  scores, size = [], 0
+  for inputs, targets in program.task.test():
+    scores.append(program.score(state, inputs, targets))
+    size += targets.size
   return jax.tree.map(lambda *s: np.sum(s, 0) / size, *jax.device_get(scores))
 
 
