@@ -7,6 +7,7 @@ import time
 from typing import Annotated, Literal
 
 import jax
+import rich.box
 import rich.console
 import rich.progress
 import rich.table
@@ -146,8 +147,37 @@ def main(arguments: list[str] | None = None) -> None:
   console = rich.console.Console(highlight=False, soft_wrap=True)
   try:
     chosen = options.chosen()
-    for name, experiment in chosen.items():
-      run(name, experiment, options, console)
-      show(experiment, options, console)
+    if options.experiment == 'list':
+      console.print(listing(chosen, options))
+    elif options.experiment == 'report':
+      done = records.read(options.out)
+      console.print(f'{results.write(options.docs, chosen, done)} written')
+    else:
+      for name, experiment in chosen.items():
+        run(name, experiment, options, console)
+        show(experiment, options, console)
   except (FileNotFoundError, ValueError) as error:
     raise SystemExit(f'examples.paper: {error}') from error
+
+
+def listing(chosen: dict[str, Experiment], options: Options):
+  done = records.read(options.out)
+  table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+  for heading in (
+    'experiment',
+    'the paper',
+    'runs',
+    'recorded',
+    'core minutes',
+  ):
+    table.add_column(heading)
+  for name, experiment in chosen.items():
+    runs = results.run_keys(experiment)
+    table.add_row(
+      name,
+      experiment.paper,
+      str(len(runs)),
+      str(len(runs & done.keys())),
+      f'{experiment.minutes:.0f}',
+    )
+  return table

@@ -28,7 +28,8 @@ class Experiment(NamedTuple):
     panels: By name; the comparisons stay within a panel.
     minutes: What it takes on one core, measured; runs that an earlier
       experiment has in common with it are counted there.
-    figure: `'curves'`, `'differences'` or `'statistics'`.
+    figure: `'curves'`, `'pairs'` (curves and paired differences),
+      `'differences'` or `'statistics'`.
   """
 
   title: str
@@ -242,14 +243,14 @@ EXPERIMENTS = {
     'none',
     sequence(),
     0,
-    'curves',
+    'pairs',
   ),
   'wrong_axes': Experiment(
     'Right and wrong axes',
     'none',
     wrong_axes(),
     0,
-    'curves',
+    'pairs',
   ),
 }
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from examples import report
 from examples.paper import figures
 from examples.paper.config import Config, key
-from examples.paper.experiments import EXPERIMENTS, Experiment, Panel, units
+from examples.paper.experiments import Experiment, Panel, units
 from examples.paper.records import Record
 
 Records = dict[str, Record]
@@ -20,6 +19,7 @@ MEASURES = (
   report.Measure('test_loss', 'Test loss', 1.0, '.4f', True),
   report.Measure('test_accuracy', 'Test accuracy, %', 100.0, '.2f', False),
 )
+PLATFORM = ('python', 'jax', 'flax', 'optax')
 WHEN_IT_HELPS = Path(__file__).parent / 'when_it_helps.md'
 
 HEAD = """\
@@ -51,6 +51,13 @@ def whole_seeds(panel: Panel, done: Records) -> list[int]:
   ]
 
 
+def run_keys(experiment: Experiment) -> set[str]:
+  """The keys of all of an experiment's runs."""
+  return {
+    key(unit.config, seed) for unit in units(experiment) for seed in unit.seeds
+  }
+
+
 def paired(experiment: Experiment, done: Records) -> report.Results:
   """The curves of the panels that have two whole seeds or more."""
   found = {}
@@ -70,7 +77,9 @@ def _curves(runs: list[Record]) -> report.Curves:
   return {name: np.stack([run.curve(name) for run in runs]) for name in names}
 
 
-def write(docs: Path, experiments: dict[str, Experiment], done: Records) -> Path:
+def write(
+  docs: Path, experiments: dict[str, Experiment], done: Records
+) -> Path:
   """Writes results.md and its figures; returns the page's path."""
   (docs / 'figures').mkdir(parents=True, exist_ok=True)
   parts = [
@@ -97,7 +106,9 @@ def environment(done: Records) -> str:
     (
       run['device'],
       run['machine'],
-      *(f'{p} {run["versions"][p]}' for p in ('python', 'jax', 'flax', 'optax')),
+      *(
+        f'{p} {run["versions"][p]}' for p in ('python', 'jax', 'flax', 'optax')
+      ),
     )
     for run in done.values()
   )
@@ -109,11 +120,7 @@ def status(experiments: dict[str, Experiment], done: Records) -> str:
   """What is recorded, what is missing, and how to run it."""
   rows = []
   for name, experiment in experiments.items():
-    runs = {
-      key(unit.config, seed)
-      for unit in units(experiment)
-      for seed in unit.seeds
-    }
+    runs = run_keys(experiment)
     recorded = runs & done.keys()
     minutes = sum(done[run]['cpu_seconds'] for run in recorded) / 60
     missing = '' if runs == recorded else f'`python -m examples.paper {name}`'
@@ -144,9 +151,7 @@ def section(
   if found:
     parts.append(table(found))
   if missing:
-    parts.append(
-      f'Not yet two whole seeds of: {"; ".join(missing)}.\n'
-    )
+    parts.append(f'Not yet two whole seeds of: {"; ".join(missing)}.\n')
   parts += [
     f'![{title}](figures/{path.name})\n'
     for title, path in draw(docs / 'figures', name, experiment, found, done)
@@ -167,7 +172,9 @@ def settings(config: Config) -> str:
   unit = 'bytes' if config.data == 'text' else 'images'
   words = [
     f'{config.data}, {size} training {unit}',
-    config.model if config.vmapped else f'{config.model} of width {config.width}',
+    config.model
+    if config.vmapped
+    else f'{config.model} of width {config.width}',
     f'{config.optimizer} at {config.learning_rate:g}',
     f'decay {config.weight_decay:g}',
     f'{config.epochs} epochs',
@@ -207,20 +214,100 @@ def sign(c: report.Comparison) -> int:
   return int(c.low > 0) - int(c.high < 0)
 
 
+def tally(experiments: dict[str, Experiment], done: Records) -> str:
+  """How often each arm was better, worse or neither than its baseline."""
+  counts = {}
+  for (arm, measure), comparison in comparisons(experiments, done):
+    better = -1 if measure == 'train_loss' else 1
+    of_arm = counts.setdefault(arm, {}).setdefault(measure, Counter())
+    of_arm[sign(comparison) * better] += 1
+  heads = ['arm against its baseline']
+  heads += [f'{m} {w}' for m in TALLIED.values() for w in VERDICTS.values()]
+  rows = [
+    [arm] + [str(by_measure[m][v]) for m in TALLIED for v in VERDICTS]
+    for arm, by_measure in counts.items()
+  ]
+  return markdown(heads, rows, 'l' + 'r' * (len(heads) - 1))
+
+
+TALLIED = {'train_loss': 'training loss', 'test_accuracy': 'test accuracy'}
+VERDICTS = {1: 'better', -1: 'worse', 0: 'open'}
+
+
 def comparisons(
   experiments: dict[str, Experiment], done: Records
-) -> Iterator[tuple[str, str, report.Comparison]]:
-  """Arm, measure and comparison of each pair of configs, each pair once."""
-  most: dict[tuple[Config, Config], tuple[str, Experiment, str]] = {}
+) -> Iterator[tuple[tuple[str, str], report.Comparison]]:
+  """By arm and measure each pair of runs, once, over the most seeds."""
+  pairs = {}
   for experiment in experiments.values():
-    for name, panel in experiment.panels.items():
-      baseline = next(iter(panel.arms.values()))
-      for arm, config in list(panel.arms.items())[1:]:
-        pair = (baseline, config)
-        if pair not in most or panel.seeds > most[pair][1].panels[most[pair][2]].seeds:
-          most[pair] = (arm, experiment, name)
-  for arm, experiment, name in most.values():
-    found = paired(experiment, done)
-    for measure in MEASURES:
-      if name in found:
-        yield arm, measure.key, report.last_epoch(found, measure)[name][arm]
+    for name, arms in paired(experiment, done).items():
+      configs = experiment.panels[name].arms
+      baseline, *others = arms
+      for arm in others:
+        pair = configs[baseline], configs[arm]
+        pairs.setdefault(pair, []).append((arm, arms[baseline], arms[arm]))
+  for found in pairs.values():
+    arm, baseline, curves = max(found, key=lambda f: len(f[1]['train_loss']))
+    for measure in TALLIED:
+      last = curves[measure][:, -1], baseline[measure][:, -1]
+      yield (arm, measure), report.compare(*last)
+
+
+def draw(
+  folder: Path,
+  name: str,
+  experiment: Experiment,
+  found: report.Results,
+  done: Records,
+) -> Iterator[tuple[str, Path]]:
+  """Draws an experiment's figures; yields their titles and paths."""
+  path = folder / f'{name}.png'
+  if found and experiment.figure == 'curves':
+    figures.draw_curves(rows(experiment, found), path)
+    yield 'Curves by epoch; the band is one standard deviation over seeds', path
+  elif found and experiment.figure == 'pairs':
+    report.draw(found, path)
+    yield 'Curves by epoch, and under them the paired differences', path
+  elif found and experiment.figure == 'differences':
+    figures.draw_differences(found, path)
+    yield 'Paired differences of the test accuracy', path
+  elif found and experiment.figure == 'statistics':
+    figures.draw_gradients(found, path)
+    yield 'Gradients before and after centralization, by epoch', path
+  if experiment.figure == 'statistics':
+    named = list(weights(experiment, done))
+    if named:
+      path = folder / f'{name}_weights.png'
+      figures.draw_weight_means(named, path)
+      yield 'Means of weight vectors', path
+
+
+def rows(
+  experiment: Experiment, found: report.Results
+) -> dict[str, report.Arms]:
+  """Arms that are drawn together: of one data set and model, each once."""
+  together, drawn = {}, set()
+  for name, arms in found.items():
+    for arm, curves in arms.items():
+      config = experiment.panels[name].arms[arm]
+      if config not in drawn:
+        drawn.add(config)
+        title = f'{config.data}, {config.model}'
+        together.setdefault(title, {})[f'{name}, {arm}'] = curves
+  return together
+
+
+def weights(
+  experiment: Experiment, done: Records
+) -> Iterator[tuple[str, Record]]:
+  """The first seed's run of each arm, under a name for the histogram."""
+  for name, panel in experiment.panels.items():
+    for arm, config in panel.arms.items():
+      if record := done.get(key(config, 0)):
+        yield f'{name}: {arm}', record
+
+
+def markdown(heads: list[str], rows: list[list[str]], align: str) -> str:
+  marks = {'l': '---', 'r': '--:'}
+  lines = [heads, [marks[a] for a in align], *rows]
+  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
