@@ -56,7 +56,7 @@ def append(path: Path, records: Iterable[Record]) -> None:
   Should the machine itself stop amid a line, the rest of it is made a line of
   its own, which `read` leaves out.
   """
-  lines = ''.join(report.json_line(record) for record in records)
+  lines = ''.join(report.json_line(dict(record)) for record in records)
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open('ab+') as file:
     fcntl.flock(file, fcntl.LOCK_EX)  # Until it is closed.
