@@ -94,6 +94,7 @@ def image_task(config: Config, data_dir: Path | None) -> Task:
 
 
 load_images = functools.lru_cache(maxsize=1)(data.load)
+load_text = functools.lru_cache(maxsize=1)(text.load)
 
 
 def channel_statistics(dataset: loading.Dataset) -> tuple[np.ndarray, ...]:
@@ -124,7 +125,7 @@ def image_network(
 
 def text_task(config: Config, data_dir: Path | None) -> Task:
   """Windows of bytes, and the byte after each of theirs."""
-  content = text.load(data_dir, config.train_size + config.test_size)
+  content = load_text(data_dir, config.train_size + config.test_size)
   length = config.length
   steps = len(content.train) // (config.batch_size * length)
 
