@@ -1,7 +1,7 @@
 """Reads the data that the examples train on.
 
-Every data set is an ``Images`` (arrays in memory) or a ``Folder`` (files that
-are read when they are needed); ``loading`` makes batches of either. docs/data.md
+A data set is an ``Images``, arrays in memory, or a ``Folder``, files that are
+read when they are needed; ``loading`` makes batches of either. docs/data.md
 says how to bring each one to the form that is read here.
 """
 

@@ -3,9 +3,9 @@
 The rule: a class is a folder of the collection that shows one kind of thing.
 Its pictures are the PNG files directly in it, but for links (they are pictures
 of other folders) and pictures with a side below 64 or above 2,000 pixels. They
-are laid on white and padded to a square. A quarter of each class is the test. Of
-version 1:0.18+dfsg-19 these are 658 and 220 pictures, from 28 (flowers) to 93
-(office) in a class.
+are laid on white and padded to a square. A quarter of each class is the test.
+Version 1:0.18+dfsg-19 has 658 and 220 such pictures, from 28 (flowers) to 93
+(office) in a class. Series by one author are common, and are in both parts.
 """
 
 from pathlib import Path
@@ -72,6 +72,7 @@ def read(folder: Path | None, pixels: int) -> Images:
     test_labels,
     shift=pixels // 16,
     mirror=True,
+    border=1.0,
   )
 
 

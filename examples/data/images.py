@@ -16,6 +16,7 @@ class Images:
     test_labels: Their labels.
     shift: How far augmentation may shift a training image, in pixels.
     mirror: Whether augmentation may mirror one, left to right.
+    border: What comes in where an image is shifted.
   """
 
   train_images: np.ndarray
@@ -24,6 +25,7 @@ class Images:
   test_labels: np.ndarray
   shift: int = 0
   mirror: bool = False
+  border: float = 0.0
 
   @property
   def train(self) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +57,10 @@ class Images:
     images, labels = getattr(self, part)
     images, labels = images[indices], labels[indices]
     if rng is not None:
-      images = shift_and_mirror(images, rng, self.shift, self.mirror)
+      if self.mirror:
+        images = mirrored(images, rng)
+      if self.shift:
+        images = shifted(images, rng, self.shift, self.border)
     return images, labels
 
   def first(self, train_size: int) -> 'Images':
@@ -76,31 +81,31 @@ class Images:
     )
 
 
-def shift_and_mirror(
-  images: np.ndarray, rng: np.random.Generator, shift: int, mirror: bool
-) -> np.ndarray:
-  """Shifts each image at random, zeros coming in, and mirrors half of them.
+def mirrored(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Images ``(n, height, width, channels)``, half of them left to right."""
+  mirror = rng.random(len(images)) < 0.5
+  return np.where(mirror[:, None, None, None], images[:, :, ::-1], images)
 
-  With a shift of 4 it is the random crop from a padding of 4 that the paper
-  trains on CIFAR with.
+
+def shifted(
+  images: np.ndarray, rng: np.random.Generator, shift: int, border: float
+) -> np.ndarray:
+  """Shifts each image at random: a random crop of the image with a border.
+
+  With a shift of 4 and zeros it is what the paper trains on CIFAR with.
 
   Args:
     images: ``(n, height, width, channels)``.
     rng: What decides.
     shift: The most pixels, in each direction.
-    mirror: Whether to mirror.
+    border: What comes in.
 
   Returns:
     Images of the same shape.
   """
   n, *size, _ = images.shape
-  if mirror:
-    flipped = rng.random(n) < 0.5
-    images = np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
-  if not shift:
-    return images
-  padding = (shift, shift)
-  padded = np.pad(images, ((0, 0), padding, padding, (0, 0)))
+  pad = (shift, shift)
+  padded = np.pad(images, ((0, 0), pad, pad, (0, 0)), constant_values=border)
   windows = np.lib.stride_tricks.sliding_window_view(padded, size, (1, 2))
   rows, columns = rng.integers(0, 2 * shift + 1, (2, n))
   return np.moveaxis(windows[np.arange(n), rows, columns], 1, -1)
