@@ -1,6 +1,7 @@
 """examples/paper: every experiment runs, resumes, and is reported as it was."""
 
 import dataclasses
+import importlib.util
 import io
 import json
 import os
@@ -11,15 +12,35 @@ import time
 import numpy as np
 import pytest
 
-for package in ('grain', 'matplotlib', 'rich', 'scipy', 'sklearn', 'tyro'):
+for package in (
+  'grain',
+  'matplotlib',
+  'PIL',
+  'rich',
+  'scipy',
+  'sklearn',
+  'tyro',
+):
   pytest.importorskip(package)
 
+from flax import nnx
 import jax
+import PIL.Image
 import rich.console
 import scipy.stats
+import tyro
 
 from examples import data
-from examples.paper import cli, optimizers, records, results, tasks, training
+from examples.data import clipart
+from examples.paper import (
+  cli,
+  optimizers,
+  records,
+  results,
+  tasks,
+  torch_weights,
+  training,
+)
 from examples.paper.config import Config, from_dict, key
 from examples.paper.experiments import (
   DIGITS,
@@ -87,10 +108,25 @@ def smallest(name: str) -> Experiment:
   return experiment
 
 
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+  """A folder like Debian's clip-art."""
+  folder = tmp_path_factory.mktemp('clipart')
+  rng = np.random.default_rng(0)
+  for name in clipart.CLASSES:
+    (folder / name).mkdir(parents=True)
+    for i in range(8):
+      pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
+      PIL.Image.fromarray(pixels).save(folder / name / f'{i}.png')
+  return folder
+
+
 @pytest.mark.parametrize('name', EXPERIMENTS)
-def test_every_experiment_runs(name, out):
+def test_every_experiment_runs(name, out, pictures):
   experiment, console = smallest(name), quiet()
-  cli.run(name, experiment, options(out), console)
+  data_dir = pictures if name == 'fine_tune' else None
+  settings = options(out, data_dir=data_dir)
+  cli.run(name, experiment, settings, console)
   done = records.read(out)
   assert done.keys() == results.run_keys(experiment)
   for record in done.values():
@@ -100,7 +136,7 @@ def test_every_experiment_runs(name, out):
       assert 0 <= record.curve('test_accuracy')[0] <= 1
     if record.config.statistics:
       assert sum(record['weight_means']) > 0
-  cli.run(name, experiment, options(out), console)
+  cli.run(name, experiment, settings, console)
   runs = len(list(units(experiment)))
   assert f'{name}: {runs} of {runs} runs' in console.file.getvalue()
 
@@ -149,6 +185,27 @@ def test_vmapped_seeds_train_as_alone():
   _, alone = train(MLP, (1,))
   np.testing.assert_allclose(
     together['train_loss'][1], alone['train_loss'][0], rtol=1e-4
+  )
+
+
+def test_fine_tuning_starts_from_imagenet_but_for_the_head(pictures):
+  if importlib.util.find_spec(torch_weights.PACKAGE) is None:
+    pytest.skip('the ImageNet weights are absent')
+  (_, config, *_) = EXPERIMENTS['fine_tune'].panels['clip-art'].arms.values()
+  fresh = dataclasses.replace(config, pretrained=False)
+  params = {}
+  for name, of in (('tuned', config), ('fresh', fresh)):
+    network = tasks.make_task(of, pictures).network
+    params[name], stats = jax.jit(network.init)(jax.random.key(0))
+    inputs, _ = next(tasks.make_task(of, pictures).test())
+    assert network.apply(params[name], stats, inputs[:2])[0].shape == (2, 16)
+  weights = torch_weights.read(torch_weights.mobilenet_file())
+  stem = weights['features.0.0.weight'].transpose(2, 3, 1, 0)
+  pure = {name: nnx.to_pure_dict(p) for name, p in params.items()}
+  got = pure['tuned']['body']['layer0']['conv']['kernel']
+  np.testing.assert_array_equal(got, stem)
+  np.testing.assert_array_equal(
+    pure['tuned']['head']['kernel'], pure['fresh']['head']['kernel']
   )
 
 
@@ -231,12 +288,26 @@ def test_grids_are_those_of_the_paper():
 
 
 def test_arms_of_a_panel_differ_in_nothing_but_what_is_compared():
-  compared = {'centralize', 'weight_standardization'}
+  compared = {'centralize', 'weight_standardization', 'pretrained'}
   for experiment in EXPERIMENTS.values():
     for panel in experiment.panels.values():
       configs = [dataclasses.asdict(c) for c in panel.arms.values()]
       differing = {f for f in configs[0] if len({c[f] for c in configs}) > 1}
       assert differing <= compared
+
+
+def test_published_networks_are_an_option(out):
+  arguments = ('learning_rate', '--published', '--model', 'resnet50')
+  chosen = tyro.cli(cli.Options, args=arguments).chosen()
+  config = chosen['learning_rate'].panels['Adam, 0.001'].arms['GC']
+  assert (config.model, config.width, config.depth) == ('resnet50', None, None)
+  config = dataclasses.replace(config, data='digits', train_size=64)
+  params, _ = jax.eval_shape(
+    tasks.make_task(config).network.init, jax.random.key(0)
+  )
+  sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+  # 23,520,842 on three channels; a 3x3 convolution to 64 lacks two of them.
+  assert sum(sizes) == 23_520_842 - 2 * 9 * 64
 
 
 def test_shards_share_out_all_units():

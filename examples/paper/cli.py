@@ -42,7 +42,9 @@ class Options:
     test_size: As above.
     seeds: Another number of seeds.
     epochs: Another number of epochs.
-    width: Another width of the models.
+    batch_size: Another number of examples in a batch.
+    model: Another network for all arms.
+    published: Whether image models have their published width and depth.
     panels: Some of the experiment's panels, by name; by default all.
     shard: Do part I of N, for two processes at once: 0 2 and 1 2.
     out: The folder of the JSON lines.
@@ -56,7 +58,9 @@ class Options:
   test_size: int | None = None
   seeds: int | None = None
   epochs: int | None = None
-  width: int | None = None
+  batch_size: int | None = None
+  model: str | None = None
+  published: bool = False
   panels: tuple[str, ...] = ()
   shard: tuple[int, int] = (0, 1)
   out: Path = RESULTS
@@ -66,11 +70,18 @@ class Options:
     """The experiments with these settings."""
     everything = self.experiment in ('list', 'report', 'all')
     names = EXPERIMENTS if everything else (self.experiment,)
-    fields = ('data', 'train_size', 'test_size', 'epochs', 'width')
+    fields = (
+      'data',
+      'train_size',
+      'test_size',
+      'epochs',
+      'batch_size',
+      'model',
+    )
     settings = {field: getattr(self, field) for field in fields}
     return {
       name: overridden(
-        EXPERIMENTS[name], self.panels, seeds=self.seeds, **settings
+        EXPERIMENTS[name], self.panels, self.seeds, self.published, **settings
       )
       for name in names
     }

@@ -15,9 +15,10 @@ class Config:
       ones; ``None`` for all.
     test_size: The same for the test.
     model: The name of the model.
-    width: The number of the model's first features.
+    width: The number of the model's first features; ``None`` for the published.
     depth: Blocks in each stage, or the layers of a language model; ``None`` for
       the published ones.
+    pretrained: Whether all but the head starts from ImageNet weights.
     norm: The normalization of an image model, `'batch'` or `'group'`.
     weight_standardization: Whether the model standardizes its kernels.
     optimizer: A name in `optimizers.OPTIMIZERS`.
@@ -28,6 +29,7 @@ class Config:
     weight_decay: L2 or decoupled, as the optimizer has it.
     epochs: How often the training examples are seen.
     batch_size: Examples in a batch; the rest of an epoch is dropped.
+    pixels: The height and width of pictures that come in many sizes.
     length: The length of a text's windows, in bytes.
     augment: Whether images are shifted and mirrored at random.
     statistics: Whether gradients and weights are measured as well.
@@ -37,8 +39,9 @@ class Config:
   train_size: int | None = 5_000
   test_size: int | None = 5_000
   model: str = 'resnet8'
-  width: int = 16
+  width: int | None = 16
   depth: tuple[int, ...] | int | None = None
+  pretrained: bool = False
   norm: str = 'batch'
   weight_standardization: bool = False
   optimizer: str = 'sgdm'
@@ -48,6 +51,7 @@ class Config:
   weight_decay: float = 5e-4
   epochs: int = 10
   batch_size: int = 64
+  pixels: int | None = None
   length: int = 64
   augment: bool = True
   statistics: bool = False

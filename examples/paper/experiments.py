@@ -136,6 +136,11 @@ def group_norm() -> dict[str, Panel]:
   }
 
 
+def weights_of(model: str, width: int) -> Config:
+  """A run of no step, whose weights are measured."""
+  return Config(model=model, width=width, epochs=0, statistics=True)
+
+
 def statistics() -> dict[str, Panel]:
   return {
     'digits, MLP, SGDM': Panel(
@@ -147,6 +152,29 @@ def statistics() -> dict[str, Panel]:
     ),
     'Fashion-MNIST, ResNet-8, SGDM': Panel(
       arms(changed(SMALL, statistics=True), PAIR), 3
+    ),
+    'ResNet-50': Panel({'initial': weights_of('resnet50', 64)}, 1),
+  }
+
+
+def fine_tune() -> dict[str, Panel]:
+  base = Config(
+    data='clipart',
+    train_size=None,
+    test_size=None,
+    pixels=64,
+    model='mobilenetv2',
+    width=32,
+    pretrained=True,
+    body_rate=0.01,
+    weight_decay=1e-4,
+  )
+  initial = weights_of('mobilenetv2', 32)
+  initial = changed(initial, data='clipart', train_size=None, pixels=64)
+  return {
+    'clip-art': Panel(arms(base, PAIR | SPARED), 5),
+    'MobileNetV2': Panel(
+      {'initial': initial, 'ImageNet': changed(initial, pretrained=True)}, 1
     ),
   }
 
@@ -231,6 +259,13 @@ EXPERIMENTS = {
     0,
     'curves',
   ),
+  'fine_tune': Experiment(
+    'Fine-tuning of ImageNet weights',
+    'tables 6 and 7, figure 7: ResNet-50 on Aircraft, Cars, Dogs and CUB',
+    fine_tune(),
+    0,
+    'curves',
+  ),
   'statistics': Experiment(
     'Weights and gradients in training',
     'figures 3 and 4: ResNet-50',
@@ -288,6 +323,7 @@ def overridden(
   experiment: Experiment,
   panels: Collection[str] = (),
   seeds: int | None = None,
+  published: bool = False,
   **fields: Any,
 ) -> Experiment:
   """The experiment with other settings in all arms, where they are given.
@@ -296,6 +332,7 @@ def overridden(
     experiment: The experiment.
     panels: The names of those to keep; none means all.
     seeds: The number of seeds of every panel.
+    published: Whether image models have their published width and depth.
     **fields: Fields of `Config`; ``None`` leaves an arm's own.
 
   Returns:
@@ -311,10 +348,17 @@ def overridden(
         f'{", ".join(map(repr, experiment.panels))}.'
       )
   fields = {name: value for name, value in fields.items() if value is not None}
+
+  def change(config):
+    config = changed(config, **fields)
+    if published and config.data != 'text':
+      config = changed(config, width=None, depth=None)
+    return config
+
   return experiment._replace(
     panels={
       name: Panel(
-        {arm: changed(config, **fields) for arm, config in panel.arms.items()},
+        {arm: change(config) for arm, config in panel.arms.items()},
         seeds or panel.seeds,
       )
       for name, panel in experiment.panels.items()

@@ -147,7 +147,11 @@ def section(
     *[f'- {line}' for line in describe(experiment)],
     '',
   ]
-  missing = [panel for panel in experiment.panels if panel not in found]
+  missing = [
+    name
+    for name, panel in experiment.panels.items()
+    if panel.seeds > 1 and name not in found
+  ]
   if found:
     parts.append(table(found))
   if missing:
@@ -274,12 +278,10 @@ def draw(
   elif found and experiment.figure == 'statistics':
     figures.draw_gradients(found, path)
     yield 'Gradients before and after centralization, by epoch', path
-  if experiment.figure == 'statistics':
-    named = list(weights(experiment, done))
-    if named:
-      path = folder / f'{name}_weights.png'
-      figures.draw_weight_means(named, path)
-      yield 'Means of weight vectors', path
+  if named := list(weights(experiment, done)):
+    path = folder / f'{name}_weights.png'
+    figures.draw_weight_means(named, path)
+    yield 'Means of weight vectors', path
 
 
 def rows(
@@ -303,7 +305,8 @@ def weights(
   """The first seed's run of each arm, under a name for the histogram."""
   for name, panel in experiment.panels.items():
     for arm, config in panel.arms.items():
-      if record := done.get(key(config, 0)):
+      record = done.get(key(config, 0), {})
+      if 'weight_means' in record:
         yield f'{name}: {arm}', record
 
 

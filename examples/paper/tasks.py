@@ -9,7 +9,7 @@ import numpy as np
 
 from examples import data, networks, text, transformer
 from examples.data import loading
-from examples.paper import models
+from examples.paper import models, torch_weights
 from examples.paper.config import Config
 
 # Inputs and integer targets.
@@ -19,6 +19,13 @@ Batch = tuple[np.ndarray, np.ndarray]
 TEST_BATCH = 500
 # Training images that tell a channel's mean and deviation.
 MEASURED = 1_000
+
+
+# Mean and deviation of ImageNet's channels, which its weights were trained on.
+IMAGENET_CHANNELS = (
+  np.array([0.485, 0.456, 0.406], np.float32),
+  np.array([0.229, 0.224, 0.225], np.float32),
+)
 
 
 class Task(NamedTuple):
@@ -62,8 +69,10 @@ def make_task(config: Config, data_dir: Path | None = None) -> Task:
 
 
 def image_task(config: Config, data_dir: Path | None) -> Task:
-  dataset = load_images(config.data, data_dir, config.train_size)
-  mean, deviation = channel_statistics(dataset)
+  dataset = load_images(config.data, data_dir, config.train_size, config.pixels)
+  mean, deviation = (
+    IMAGENET_CHANNELS if config.pretrained else channel_statistics(dataset)
+  )
 
   def standardized(batches):
     for images, labels in batches:
@@ -112,15 +121,21 @@ def image_network(
   options = {'width': config.width, 'depth': config.depth, 'norm': config.norm}
   if config.weight_standardization:
     options['weight_standardization'] = True
-  return networks.as_network(
-    lambda rngs: models.build(
+  file = torch_weights.mobilenet_file() if config.pretrained else None
+
+  def make(rngs):
+    model = models.build(
       config.model,
       classes=classes,
       in_channels=shape[-1],
       rngs=rngs,
       **options,
     )
-  )
+    if file:
+      torch_weights.load_mobilenet(model, file, head=False)
+    return model
+
+  return networks.as_network(make)
 
 
 def text_task(config: Config, data_dir: Path | None) -> Task:
