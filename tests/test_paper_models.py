@@ -35,6 +35,7 @@ PUBLISHED = [
   ('resnet50', IMAGENET, 25_557_032, (7, 7, 2048)),  # [torchvision]
   ('resnet101', IMAGENET, 44_549_160, (7, 7, 2048)),  # [torchvision]
   ('densenet121', IMAGENET, 7_978_856, (7, 7, 1024)),  # [torchvision]
+  ('mobilenetv2', {'classes': 1000}, 3_504_872, (7, 7, 1280)),  # [torchvision]
 ]
 SMALL = [
   ('resnet8', {'width': 4}),
@@ -44,6 +45,7 @@ SMALL = [
   ('resnext29', {'width': 2, 'depth': (1, 1)}),
   ('vgg11', {'width': 4}),
   ('densenet121', {'width': 4, 'depth': (2, 2), 'norm': 'group'}),
+  ('mobilenetv2', {'width': 8, 'depth': (1,) * 7}),
 ]
 IMAGES = (4, 28, 28, 1)  # Fashion-MNIST's, on which all must run.
 
@@ -76,7 +78,7 @@ def test_published_sizes(name, options, count, features):
   graph, params, rest = shapes(lambda: build(name, in_channels=3, **options))
   sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
   assert sum(sizes) == count
-  side = 224 if 'stem' in options else 32
+  side = 224 if options['classes'] == 1000 else 32
 
   def apply(params, rest, x):
     model = nnx.merge(graph, params, rest)
@@ -95,18 +97,20 @@ def test_inferred_axes_agree_with_the_convention(name, options):
     return nnx.merge(graph, params, rest)(x, True)
 
   axes = optax_gc.infer_weight_axes(apply, params, rest, f32(*IMAGES))
-  inferred, conventional = (
-    {row.path: row.reduction_axes for row in optax_gc.summary(params, tree)}
-    for tree in (axes, None)
-  )
+
+  def read(tree):
+    # An axis of one element, as depthwise kernels have, adds to no mean.
+    return {
+      row.path: tuple(i for i in row.reduction_axes if row.shape[i] > 1)
+      for row in optax_gc.summary(params, tree)
+    }
+
+  inferred, conventional = read(axes), read(None)
   assert inferred == conventional
-  ranks = {row.path: len(row.shape) for row in optax_gc.summary(params)}
-  if name == 'resnext29':
-    # Of one channel, its 1x1 stem has weight vectors of one element.
-    ranks['body/layer0/conv/kernel'] = 0
-  for path, rank in ranks.items():
-    # Everything else with a kernel is centralized, over all but the last axis.
-    assert inferred[path] == (tuple(range(rank - 1)) if rank > 1 else ())
+  for row in optax_gc.summary(params):
+    # Everything with a kernel is centralized, over all axes but the last.
+    axes = tuple(i for i, n in enumerate(row.shape[:-1]) if n > 1)
+    assert inferred[row.path] == axes
 
 
 @pytest.mark.parametrize(
@@ -186,6 +190,37 @@ def test_weight_standardization_forgets_scale_and_offset():
   np.testing.assert_allclose(run(model, x), logits, rtol=1e-3, atol=1e-4)
   conv.kernel = nnx.Param(conv.kernel[..., ::-1])
   assert abs(run(model, x) - logits).max() > 1e-2
+
+
+@pytest.mark.parametrize('strides', [1, 2])
+@pytest.mark.parametrize('groups', [2, 6])
+def test_convolutions_in_groups_are_those_of_xla(groups, strides):
+  make = layers.Layers(rngs=nnx.Rngs(0)).conv
+  conv = make(6, 6, 3, strides=strides, groups=groups)
+  assert conv.kernel.shape == (3, 3, 6 // groups, 6)
+  x = jax.random.normal(jax.random.key(0), (2, 7, 8, 6))
+
+  def by_xla(kernel, x):
+    return jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      (strides, strides),
+      [(1, 1), (1, 1)],
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      feature_group_count=groups,
+    )
+
+  graph, params = nnx.split(conv)
+
+  def ours(kernel, x):
+    replaced = jax.tree.map(lambda _: kernel, params)
+    return nnx.merge(graph, replaced)(x)
+
+  kernel = conv.kernel[...]
+  for fn in (lambda f: f, lambda f: jax.grad(lambda *a: (f(*a) ** 2).sum())):
+    np.testing.assert_allclose(
+      fn(ours)(kernel, x), fn(by_xla)(kernel, x), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_strided_windows_are_centered_as_in_the_published_networks():

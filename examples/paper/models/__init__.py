@@ -12,6 +12,7 @@ from flax import nnx
 
 from .densenet import DenseNet
 from .lstm import LSTM
+from .mobilenet import MobileNetV2
 from .resnet import BasicBlock, Bottleneck, GroupedBottleneck, ResNet
 from .vgg import VGG
 
@@ -29,6 +30,7 @@ _MODELS: dict[str, tuple[type, dict[str, Any]]] = {
   'resnext29': _resnet(GroupedBottleneck, 3, 3, 3, stem='pointwise'),
   'vgg11': (VGG, {}),
   'densenet121': (DenseNet, {}),
+  'mobilenetv2': (MobileNetV2, {}),
 }
 
 NAMES = tuple(_MODELS)
