@@ -226,6 +226,8 @@ def test_arms_centralize_what_they_say():
   assert stem in everything
   large = centralized(dataclasses.replace(CNN, centralize='gc large'))
   assert large == everything - {stem}
+  body = centralized(dataclasses.replace(CNN, centralize='gc body'))
+  assert body == everything - {'head/kernel'}
   for name in ('none', 'optax.centralize'):
     assert not centralized(dataclasses.replace(CNN, centralize=name))
 

@@ -26,6 +26,7 @@ CENTRALIZATIONS = (
   'gc',
   'gc update',
   'gc large',
+  'gc body',
   'gc embeddings',
   'optax.centralize',
 )
@@ -88,6 +89,8 @@ def used_axes(centralize: str, params: Any, axes: Any) -> Any:
       if row.centralized and row.size <= SMALL_FAN_IN
     ]
     overrides = [('|'.join(small), None)]
+  elif centralize == 'gc body':
+    overrides = [('head/.*', None)]
   elif centralize == 'gc embeddings':  # Over the features, as the authors do.
     overrides = [('.*embedding', 1)]
   else:

@@ -15,8 +15,8 @@ from examples.paper.records import Record
 Records = dict[str, Record]
 
 MEASURES = (
-  report.Measure('train_loss', 'Training loss', 1.0, '.4f', True),
-  report.Measure('test_loss', 'Test loss', 1.0, '.4f', True),
+  report.Measure('train_loss', 'Training loss', 1.0, '.5f', True),
+  report.Measure('test_loss', 'Test loss', 1.0, '.5f', True),
   report.Measure('test_accuracy', 'Test accuracy, %', 100.0, '.2f', False),
 )
 PLATFORM = ('python', 'jax', 'flax', 'optax')
