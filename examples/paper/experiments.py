@@ -214,7 +214,9 @@ def wrong_axes() -> dict[str, Panel]:
   return {
     'digits, MLP, Adam': Panel(arms(DIGITS, WRONG | HEADLESS), 40),
     'digits, MLP, SGDM': Panel(arms(digits_sgdm, WRONG | HEADLESS), 40),
-    'Fashion-MNIST, ResNet-8, SGDM': Panel(arms(conv, WRONG | SPARED | HEADLESS), 5),
+    'Fashion-MNIST, ResNet-8, SGDM': Panel(
+      arms(conv, WRONG | SPARED | HEADLESS), 5
+    ),
   }
 
 
