@@ -77,7 +77,7 @@ def draw_gradients(paired: report.Results, path: Path) -> None:
   columns = [(f, i) for f in ('max', 'norm') for i in ('first', 'last')]
   figure, grid = _figure(len(paired), len(columns), 3.0)
   for (title, arms), axes in zip(paired.items(), grid, strict=True):
-    paths = _kernels(next(iter(arms.values())))
+    paths = kernels(next(iter(arms.values())))
     for (figure_name, layer), panel in zip(columns, axes, strict=True):
       leaf = paths[0 if layer == 'first' else -1]
       for arm, curves in arms.items():
@@ -95,7 +95,7 @@ def draw_gradients(paired: report.Results, path: Path) -> None:
   figure.savefig(path, dpi=DPI)
 
 
-def _kernels(curves: report.Curves) -> list[str]:
+def kernels(curves: report.Curves) -> list[str]:
   """Paths that centralization changes, the first layer's first, then on."""
   prefix = 'norm_before/'
   return sorted(

@@ -154,6 +154,8 @@ def section(
   ]
   if found:
     parts.append(table(found))
+  if experiment.figure == 'statistics':
+    parts += [removed(panel, arms) for panel, arms in found.items()]
   if missing:
     parts.append(f'Not yet two whole seeds of: {"; ".join(missing)}.\n')
   parts += [
@@ -203,6 +205,20 @@ def table(found: report.Results) -> str:
         row += cells(comparison, measure.form, is_baseline=i == 0)
       rows.append(row)
   return markdown(heads, rows, 'lr' + 'r' * (len(heads) - 2))
+
+
+def removed(panel: str, arms: report.Arms) -> str:
+  """How much of the baseline's gradient centralization would take away."""
+  curves = next(iter(arms.values()))
+  rows = []
+  for leaf in figures.kernels(curves):
+    before, after = (
+      curves[f'norm_{when}/{leaf}'] for when in ('before', 'after')
+    )
+    shares = 100 * (1 - (after / before) ** 2).mean(0)
+    rows.append([f'`{leaf}`', f'{shares[0]:.1f}', f'{shares[-1]:.1f}'])
+  heads = [f'{panel}: energy that GC removes, %', 'first epoch', 'last epoch']
+  return markdown(heads, rows, 'lrr')
 
 
 def cells(c: report.Comparison, form: str, is_baseline: bool) -> list[str]:
