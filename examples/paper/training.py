@@ -68,15 +68,17 @@ def make_program(config: Config, task: Task) -> Program:
 
   step, score = make_step(task.network, tx), make_score(task.network)
   if config.vmapped:
-    init, step = jax.vmap(init), jax.vmap(step)
+    init, step = jax.jit(jax.vmap(init)), jax.vmap(step)
     score = jax.vmap(score, (0, None, None))
-  # The step is called from Python: XLA for CPU runs convolutions several times
-  # slower inside a `lax.scan`, and dispatch costs little next to a step.
+  # A deep network's `init` is not compiled as a whole, which would take longer
+  # than to compile all else. The step is called from Python: XLA for CPU runs
+  # convolutions several times slower inside a `lax.scan`, and dispatch costs
+  # little next to a step.
   return Program(
     config,
     task,
     axes,
-    jax.jit(init),
+    init,
     jax.jit(step, donate_argnums=0),
     jax.jit(score),
   )
