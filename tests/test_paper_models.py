@@ -27,7 +27,6 @@ PUBLISHED = [
   ('resnet18', CIFAR10, 11_173_962, (4, 4, 512)),  # [cifar]
   ('resnet18', {'classes': 100}, 11_220_132, (4, 4, 512)),  # [cifar]
   ('resnet50', CIFAR10, 23_520_842, (4, 4, 2048)),  # [cifar]
-  ('resnet101', CIFAR10, 42_512_970, (4, 4, 2048)),  # [cifar]
   ('resnext29', CIFAR10, 27_104_586, (8, 8, 2048)),  # [cifar], 4x64d
   ('vgg11', CIFAR10, 9_231_114, (1, 1, 512)),  # [cifar]
   ('densenet121', CIFAR10, 6_956_298, (4, 4, 1024)),  # [cifar]

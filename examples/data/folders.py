@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .images import Part, first
+
 # Their authors' order of files is by class: the first ones would be one class.
 _ORDER_SEED = 0
 _SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
@@ -15,9 +17,10 @@ _SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
 _RESIZED_CROPS = {'imagenet', 'mini-imagenet'}
 # The shorter side that a central crop is taken from, in crops.
 _MARGIN = 8 / 7
-
-# A part of a data set: where the pictures lie, and what they show.
-Part = tuple[np.ndarray, np.ndarray]
+_FORMS = (
+  'train/CLASS/*.jpg and val/CLASS/*.jpg, a folder for each class and the same '
+  'classes in both'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +93,8 @@ class Folder:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Pictures and labels at ``indices``, augmented if there is an ``rng``."""
     paths, labels = getattr(self, part)
-    return np.stack([self._read(p, rng) for p in paths[indices]]), labels[
-      indices
-    ]
+    pictures = [self._read(path, rng) for path in paths[indices]]
+    return np.stack(pictures), labels[indices]
 
   def first(self, train_size: int) -> 'Folder':
     """The same with the first training pictures alone.
@@ -100,13 +102,7 @@ class Folder:
     Raises:
       ValueError: If there are fewer than ``train_size``.
     """
-    paths, labels = self.train
-    if not 0 < train_size <= len(labels):
-      raise ValueError(
-        f'{train_size} training images were asked for; there are {len(labels)}.'
-      )
-    train = paths[:train_size], labels[:train_size]
-    return dataclasses.replace(self, train=train)
+    return dataclasses.replace(self, train=first(self.train, train_size))
 
   def _read(self, path: Path, rng: np.random.Generator | None) -> np.ndarray:
     from PIL import Image  # Imported here: other data need no Pillow.
@@ -123,12 +119,6 @@ class Folder:
     if rng is not None and rng.random() < 0.5:
       pixels = pixels[:, ::-1]
     return pixels
-
-
-_FORMS = (
-  'train/CLASS/*.jpg and val/CLASS/*.jpg, a folder for each class and the same '
-  'classes in both'
-)
 
 
 def central_box(size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -4,6 +4,9 @@ import dataclasses
 
 import numpy as np
 
+# A part of a data set: images, or paths to them, and their labels.
+Part = tuple[np.ndarray, np.ndarray]
+
 
 @dataclasses.dataclass(frozen=True)
 class Images:
@@ -28,11 +31,11 @@ class Images:
   border: float = 0.0
 
   @property
-  def train(self) -> tuple[np.ndarray, np.ndarray]:
+  def train(self) -> Part:
     return self.train_images, self.train_labels
 
   @property
-  def test(self) -> tuple[np.ndarray, np.ndarray]:
+  def test(self) -> Part:
     return self.test_images, self.test_labels
 
   @property
@@ -52,7 +55,7 @@ class Images:
     part: str,
     indices: np.ndarray,
     rng: np.random.Generator | None = None,
-  ) -> tuple[np.ndarray, np.ndarray]:
+  ) -> Part:
     """Images and labels at ``indices``, augmented if there is an ``rng``."""
     images, labels = getattr(self, part)
     images, labels = images[indices], labels[indices]
@@ -69,16 +72,18 @@ class Images:
     Raises:
       ValueError: If there are fewer than ``train_size``.
     """
-    available = len(self.train_labels)
-    if not 0 < train_size <= available:
-      raise ValueError(
-        f'{train_size} training images were asked for; there are {available}.'
-      )
-    return dataclasses.replace(
-      self,
-      train_images=self.train_images[:train_size],
-      train_labels=self.train_labels[:train_size],
+    images, labels = first(self.train, train_size)
+    return dataclasses.replace(self, train_images=images, train_labels=labels)
+
+
+def first(part: Part, size: int) -> Part:
+  """The first examples of a part, or an error that there are not so many."""
+  examples, labels = part
+  if not 0 < size <= len(labels):
+    raise ValueError(
+      f'{size} training images were asked for; there are {len(labels)}.'
     )
+  return examples[:size], labels[:size]
 
 
 def mirrored(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -129,11 +129,14 @@ def load_mobilenet(model: MobileNetV2, path: Path, head: bool = True) -> None:
       is, for other classes.
 
   Raises:
-    ValueError: If an array of the file does not fit the model, or is left over.
+    ValueError: If an array of the file does not fit the model, is absent or
+      left over.
   """
   tensors = read(path)
 
   def assign(module: nnx.Module, name: str, key: str, axes=None) -> None:
+    if key not in tensors:
+      raise ValueError(f'{path} has no {key}, which the model needs.')
     old, new = getattr(module, name), tensors.pop(key).transpose(axes)
     if old.shape != new.shape:
       raise ValueError(
