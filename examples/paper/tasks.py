@@ -11,6 +11,7 @@ from examples import data, networks, text, transformer
 from examples.data import loading
 from examples.paper import models, torch_weights
 from examples.paper.config import Config
+from examples.paper.models import mobilenet
 
 # Inputs and integer targets.
 Batch = tuple[np.ndarray, np.ndarray]
@@ -19,13 +20,6 @@ Batch = tuple[np.ndarray, np.ndarray]
 TEST_BATCH = 500
 # Training images that tell a channel's mean and deviation.
 MEASURED = 1_000
-
-
-# Mean and deviation of ImageNet's channels, which its weights were trained on.
-IMAGENET_CHANNELS = (
-  np.array([0.485, 0.456, 0.406], np.float32),
-  np.array([0.229, 0.224, 0.225], np.float32),
-)
 
 
 class Task(NamedTuple):
@@ -70,9 +64,11 @@ def make_task(config: Config, data_dir: Path | None = None) -> Task:
 
 def image_task(config: Config, data_dir: Path | None) -> Task:
   dataset = load_images(config.data, data_dir, config.train_size, config.pixels)
-  mean, deviation = (
-    IMAGENET_CHANNELS if config.pretrained else channel_statistics(dataset)
-  )
+  if config.pretrained:
+    mean = np.float32(mobilenet.IMAGENET_MEAN)
+    deviation = np.float32(mobilenet.IMAGENET_DEVIATION)
+  else:
+    mean, deviation = channel_statistics(dataset)
 
   def standardized(batches):
     for images, labels in batches:
