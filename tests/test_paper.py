@@ -559,6 +559,12 @@ def test_figures_are_drawn_even_of_diverged_runs(out, tmp_path, figure):
   assert len(picture) > 5_000
 
 
+def test_the_page_in_docs_is_that_of_the_recorded_runs(tmp_path):
+  page = results.write(tmp_path, EXPERIMENTS, records.read(cli.RESULTS))
+  root = cli.RESULTS.parents[2]
+  assert page.read_text() == (root / 'docs' / 'results.md').read_text()
+
+
 def test_a_report_of_nothing_says_what_to_run(out, tmp_path):
   page = results.write(tmp_path, EXPERIMENTS, {}).read_text()
   for name in EXPERIMENTS:

@@ -41,6 +41,25 @@ where it leaves out zero; intervals are not corrected for their number. All
 arms that were run are shown.
 """
 
+HOW_TO_RUN = """\
+A call that was stopped goes on where it was. One process a core is the fastest:
+
+```bash
+taskset -c 0 python -m examples.paper all --shard 0 2 &
+taskset -c 1 python -m examples.paper all --shard 1 2
+```
+
+The paper's own size, where there is a GPU and the data, and a page of it:
+
+```bash
+SETTINGS="--data cifar100 --data-dir DIR --train-size 50000 --test-size 10000
+  --model resnet50 --published --batch-size 128 --epochs 200 --seeds 10
+  --out out/cifar100"
+python -m examples.paper optimizers $SETTINGS
+python -m examples.paper report $SETTINGS --docs out/cifar100
+```
+"""
+
 
 def whole_seeds(panel: Panel, done: Records) -> list[int]:
   """The seeds that every arm of a panel has finished."""
@@ -90,6 +109,7 @@ def write(
     tally(experiments, done),
     '## What is recorded\n',
     status(experiments, done),
+    HOW_TO_RUN,
   ]
   for name, experiment in experiments.items():
     parts += section(docs, name, experiment, done)
