@@ -68,16 +68,21 @@ class Network(NamedTuple):
 
 
 def make_network(name: str, shape: tuple[int, ...], classes: int) -> Network:
+  return as_network(lambda rngs: MODELS[name](shape, classes, rngs))
+
+
+def as_network(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
+  """A model that is called as `model(x, train)`, as pure functions."""
+
   def build(key):
-    model = MODELS[name](shape, classes, nnx.Rngs(key))
-    return nnx.split(model, nnx.Param, ...)
+    return nnx.split(make(nnx.Rngs(key)), nnx.Param, ...)
 
-  graphdef, *_ = build(jax.random.key(0))
+  graphdef, *_ = nnx.eval_shape(lambda: build(jax.random.key(0)))
 
-  def apply(params, stats, images, train=False):
+  def apply(params, stats, x, train=False):
     # BatchNorm writes its statistics: into new variables, not into the given.
     model = nnx.merge(graphdef, *jax.tree.map(jnp.asarray, (params, stats)))
-    logits = model(images, train)
+    logits = model(x, train)
     return logits, nnx.split(model, nnx.Param, ...)[2]
 
   return Network(lambda key: build(key)[1:], apply)

@@ -179,13 +179,7 @@ def save(path: Path, config: Any, results: Results, **more: Any) -> None:
   """Writes settings, versions, machine and every number as JSON."""
   content = {
     'config': dataclasses.asdict(config),
-    'versions': {
-      'python': platform.python_version(),
-      'optax_gc': optax_gc.__version__,
-      **{package: importlib.metadata.version(package) for package in PACKAGES},
-    },
-    'machine': platform.machine(),
-    'device': jax.devices()[0].device_kind,
+    **environment(),
     **more,
     'last_epoch': {
       measure.key: {
@@ -202,8 +196,25 @@ def save(path: Path, config: Any, results: Results, **more: Any) -> None:
       for optimizer, arms in results.items()
     },
   }
+  path.write_text(json_line(content))
+
+
+def environment() -> dict[str, Any]:
+  """Versions, machine and device, as every result names them."""
+  return {
+    'versions': {
+      'python': platform.python_version(),
+      'optax_gc': optax_gc.__version__,
+      **{package: importlib.metadata.version(package) for package in PACKAGES},
+    },
+    'machine': platform.machine(),
+    'device': jax.devices()[0].device_kind,
+  }
+
+
+def json_line(content: dict[str, Any]) -> str:
   content = jax.tree.map(_json_value, content)
-  path.write_text(json.dumps(content, allow_nan=False) + '\n')
+  return json.dumps(content, allow_nan=False) + '\n'
 
 
 def _json_value(x: Any) -> Any:

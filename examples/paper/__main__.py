@@ -1,0 +1,6 @@
+"""`python -m examples.paper`."""
+
+from examples.paper import cli
+
+if __name__ == '__main__':
+  cli.main()

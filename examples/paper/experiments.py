@@ -1,0 +1,371 @@
+"""The paper's experiments as data: panels of paired arms."""
+
+from collections.abc import Collection, Iterator
+import dataclasses
+from typing import Any, NamedTuple
+
+from examples.paper.config import Config
+
+
+class Panel(NamedTuple):
+  """Arms that are compared, and over how many seeds.
+
+  Attributes:
+    arms: The arms by name; the first is the baseline of the others.
+    seeds: The seeds are 0, 1, ... up to this number.
+  """
+
+  arms: dict[str, Config]
+  seeds: int
+
+
+class Experiment(NamedTuple):
+  """One experiment.
+
+  Attributes:
+    title: What it is about.
+    paper: The paper's version of it.
+    panels: By name; the comparisons stay within a panel.
+    minutes: What it takes on one core, measured; runs that an earlier
+      experiment has in common with it are counted there.
+    figure: `'curves'`, `'pairs'` (curves and paired differences),
+      `'differences'` or `'statistics'`.
+  """
+
+  title: str
+  paper: str
+  panels: dict[str, Panel]
+  minutes: float
+  figure: str
+
+
+def arms(base: Config, centralizations: dict[str, str]) -> dict[str, Config]:
+  return {
+    name: dataclasses.replace(base, centralize=centralize)
+    for name, centralize in centralizations.items()
+  }
+
+
+def changed(base: Config, **fields: Any) -> Config:
+  return dataclasses.replace(base, **fields)
+
+
+PAIR = {'no GC': 'none', 'GC': 'gc'}
+SPARED = {'GC, fan-in > 16': 'gc large'}
+# The paper, too, leaves the head alone on CIFAR and ImageNet.
+HEADLESS = {'GC, not the head': 'gc body'}
+WRONG = {'no GC': 'none', 'optax.centralize': 'optax.centralize', 'GC': 'gc'}
+
+# The rates and decays are the paper's, for CIFAR-100.
+SMALL = Config(width=8)
+DIGITS = Config(
+  data='digits',
+  train_size=None,
+  test_size=None,
+  model='mlp',
+  optimizer='adam',
+  learning_rate=1e-3,
+  weight_decay=0.0,
+  epochs=20,
+  augment=False,
+)
+RECIPES = {
+  'SGDM': {'optimizer': 'sgdm', 'learning_rate': 0.1},
+  'SGDW': {'optimizer': 'sgdw', 'learning_rate': 0.1, 'weight_decay': 1e-3},
+  'Adam': {'optimizer': 'adam', 'learning_rate': 1e-3},
+  'AdamW': {'optimizer': 'adamw', 'learning_rate': 1e-3, 'weight_decay': 1e-3},
+  'Adagrad': {'optimizer': 'adagrad', 'learning_rate': 0.01},
+}
+
+
+def normalization() -> dict[str, Panel]:
+  standardized = changed(SMALL, weight_standardization=True)
+  return {
+    'BN': Panel(arms(SMALL, PAIR | SPARED | HEADLESS), 5),
+    'BN+WS': Panel(arms(standardized, PAIR), 5),
+    # Across: weight standardization against the plain baseline.
+    'WS against none': Panel({'BN': SMALL, 'BN+WS': standardized}, 5),
+  }
+
+
+def architectures() -> dict[str, Panel]:
+  # Small forms that 2 cores can carry; `--width` and `--depth` give others.
+  small = {
+    'resnet18': {'width': 8},
+    'resnet101': {'width': 4, 'depth': (1, 2, 6, 1)},
+    'resnext29': {'width': 4, 'depth': (1, 1, 1)},
+    'vgg11': {'width': 8},
+    'densenet121': {'width': 4, 'depth': (2, 4, 8, 4)},
+  }
+  return {
+    model: Panel(arms(Config(model=model, **size), PAIR), 3)
+    for model, size in small.items()
+  }
+
+
+def optimizers() -> dict[str, Panel]:
+  panels = {}
+  for name, recipe in RECIPES.items():
+    names = dict(PAIR)
+    if name in ('Adam', 'AdamW', 'Adagrad'):
+      names["GC, where='update'"] = 'gc update'
+    panels[name] = Panel(arms(changed(SMALL, **recipe), names), 5)
+  return panels
+
+
+def weight_decay() -> dict[str, Panel]:
+  return {
+    f'{decay:g}': Panel(arms(changed(SMALL, weight_decay=decay), PAIR), 3)
+    for decay in (0.0, 1e-4, 2e-4, 5e-4, 1e-3)
+  }
+
+
+def learning_rate() -> dict[str, Panel]:
+  rates = {'SGDM': (0.05, 0.1, 0.2), 'Adam': (0.0005, 0.001, 0.0015)}
+  return {
+    f'{name}, {rate:g}': Panel(
+      arms(changed(SMALL, **RECIPES[name] | {'learning_rate': rate}), PAIR), 3
+    )
+    for name in rates
+    for rate in rates[name]
+  }
+
+
+def group_norm() -> dict[str, Panel]:
+  return {
+    'BN': Panel(arms(SMALL, PAIR), 5),
+    'GN': Panel(arms(changed(SMALL, norm='group'), PAIR), 5),
+  }
+
+
+def weights_of(model: str, width: int) -> Config:
+  """A run of no step, whose weights are measured."""
+  return Config(model=model, width=width, epochs=0, statistics=True)
+
+
+def statistics() -> dict[str, Panel]:
+  return {
+    'digits, MLP, SGDM': Panel(
+      arms(
+        changed(DIGITS, optimizer='sgdm', learning_rate=0.1, statistics=True),
+        PAIR,
+      ),
+      5,
+    ),
+    'Fashion-MNIST, ResNet-8, SGDM': Panel(
+      arms(changed(SMALL, statistics=True), PAIR), 3
+    ),
+    'ResNet-50': Panel({'initial': weights_of('resnet50', 64)}, 1),
+  }
+
+
+def fine_tune() -> dict[str, Panel]:
+  base = Config(
+    data='clipart',
+    train_size=None,
+    test_size=None,
+    pixels=64,
+    model='mobilenetv2',
+    width=32,
+    pretrained=True,
+    body_rate=0.01,
+    weight_decay=1e-4,
+  )
+  initial = weights_of('mobilenetv2', 32)
+  initial = changed(initial, data='clipart', train_size=None, pixels=64)
+  return {
+    'clip-art': Panel(arms(base, PAIR | SPARED), 5),
+    'MobileNetV2': Panel(
+      {'initial': initial, 'ImageNet': changed(initial, pretrained=True)}, 1
+    ),
+  }
+
+
+def sequence() -> dict[str, Panel]:
+  base = Config(
+    data='text',
+    train_size=400_000,
+    test_size=40_000,
+    optimizer='adam',
+    weight_decay=0.0,
+    batch_size=16,
+    epochs=4,
+    augment=False,
+  )
+  models = {
+    'LSTM': {'model': 'lstm', 'width': 64, 'depth': 1, 'learning_rate': 3e-3},
+    'transformer': {
+      'model': 'transformer',
+      'width': 64,
+      'depth': 2,
+      'learning_rate': 3e-3,
+    },
+  }
+  names = PAIR | {'GC, embeddings too': 'gc embeddings'}
+  return {
+    name: Panel(arms(changed(base, **fields), names), 5)
+    for name, fields in models.items()
+  }
+
+
+def wrong_axes() -> dict[str, Panel]:
+  digits_sgdm = changed(DIGITS, optimizer='sgdm', learning_rate=0.1)
+  conv = changed(SMALL, weight_decay=0.0)
+  return {
+    'digits, MLP, Adam': Panel(arms(DIGITS, WRONG | HEADLESS), 40),
+    'digits, MLP, SGDM': Panel(arms(digits_sgdm, WRONG | HEADLESS), 40),
+    'Fashion-MNIST, ResNet-8, SGDM': Panel(
+      arms(conv, WRONG | SPARED | HEADLESS), 5
+    ),
+  }
+
+
+EXPERIMENTS = {
+  'normalization': Experiment(
+    'Normalization of activations, weights and gradients',
+    'figure 5: Mini-ImageNet, ResNet-50',
+    normalization(),
+    28,
+    'curves',
+  ),
+  'architectures': Experiment(
+    'Architectures',
+    'table 1: CIFAR-100, five networks',
+    architectures(),
+    60,
+    'differences',
+  ),
+  'optimizers': Experiment(
+    'Optimizers',
+    'table 2: CIFAR-100, ResNet-50',
+    optimizers(),
+    50,
+    'differences',
+  ),
+  'weight_decay': Experiment(
+    'Weight decay',
+    'table 3: CIFAR-100, ResNet-50',
+    weight_decay(),
+    22,
+    'differences',
+  ),
+  'learning_rate': Experiment(
+    'Learning rate',
+    'table 4: CIFAR-100, ResNet-50',
+    learning_rate(),
+    22,
+    'differences',
+  ),
+  'group_norm': Experiment(
+    'Batch and group normalization',
+    'table 5 and figure 6: ImageNet, ResNet-50 and ResNet-101',
+    group_norm(),
+    10,
+    'curves',
+  ),
+  'fine_tune': Experiment(
+    'Fine-tuning of ImageNet weights',
+    'tables 6 and 7, figure 7: ResNet-50 on Aircraft, Cars, Dogs and CUB',
+    fine_tune(),
+    35,
+    'curves',
+  ),
+  'statistics': Experiment(
+    'Weights and gradients in training',
+    'figures 3 and 4: ResNet-50',
+    statistics(),
+    7,
+    'statistics',
+  ),
+  'sequence': Experiment(
+    'Language models',
+    'none',
+    sequence(),
+    18,
+    'pairs',
+  ),
+  'wrong_axes': Experiment(
+    'Right and wrong axes',
+    'none',
+    wrong_axes(),
+    25,
+    'pairs',
+  ),
+}
+
+
+class Unit(NamedTuple):
+  """What one call of the trainer does: a config and its seeds."""
+
+  config: Config
+  seeds: tuple[int, ...]
+
+
+def units(experiment: Experiment) -> Iterator[Unit]:
+  """All runs, each once; seed by seed, so that pairs are whole early."""
+  seen = set()
+  for unit in _all_units(experiment):
+    if unit not in seen:
+      seen.add(unit)
+      yield unit
+
+
+def _all_units(experiment: Experiment) -> Iterator[Unit]:
+  for panel in experiment.panels.values():
+    vmapped = [config for config in panel.arms.values() if config.vmapped]
+    for config in vmapped:
+      yield Unit(config, tuple(range(panel.seeds)))
+  most = max(panel.seeds for panel in experiment.panels.values())
+  for seed in range(most):
+    for panel in experiment.panels.values():
+      for config in panel.arms.values():
+        if not config.vmapped and seed < panel.seeds:
+          yield Unit(config, (seed,))
+
+
+def overridden(
+  experiment: Experiment,
+  panels: Collection[str] = (),
+  seeds: int | None = None,
+  published: bool = False,
+  **fields: Any,
+) -> Experiment:
+  """The experiment with other settings in all arms, where they are given.
+
+  Args:
+    experiment: The experiment.
+    panels: The names of those to keep; none means all.
+    seeds: The number of seeds of every panel.
+    published: Whether image models have their published width and depth.
+    **fields: Fields of `Config`; ``None`` leaves an arm's own.
+
+  Returns:
+    The experiment.
+
+  Raises:
+    ValueError: If there is no such panel.
+  """
+  for name in panels:
+    if name not in experiment.panels:
+      raise ValueError(
+        f'There is no panel {name!r} in {experiment.title!r}; there are '
+        f'{", ".join(map(repr, experiment.panels))}.'
+      )
+  fields = {name: value for name, value in fields.items() if value is not None}
+
+  def change(config):
+    config = changed(config, **fields)
+    if published and config.data != 'text':
+      config = changed(config, width=None, depth=None)
+    return config
+
+  return experiment._replace(
+    panels={
+      name: Panel(
+        {arm: change(config) for arm, config in panel.arms.items()},
+        seeds or panel.seeds,
+      )
+      for name, panel in experiment.panels.items()
+      if not panels or name in panels
+    }
+  )

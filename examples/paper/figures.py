@@ -1,0 +1,123 @@
+"""The report's figures, in the paper's form."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+
+from examples import report
+from examples.paper.records import Record
+from examples.paper.training import MEAN_BINS
+
+DPI = 80
+TEST_ACCURACY = report.MEASURES[1]
+
+
+def _figure(rows: int, columns: int, height: float = 3.2):
+  figure = matplotlib.figure.Figure(
+    figsize=(4.4 * columns, height * rows), layout='constrained'
+  )
+  return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def draw_curves(rows: dict[str, report.Arms], path: Path) -> None:
+  """Figures 5 and 6: training loss and test accuracy by epoch, all arms.
+
+  Args:
+    rows: For each row's title the arms in it.
+    path: Where to write the PNG file.
+  """
+  figure, grid = _figure(len(rows), len(report.MEASURES))
+  for (title, arms), axes in zip(rows.items(), grid, strict=True):
+    for measure, panel in zip(report.MEASURES, axes, strict=True):
+      for arm, curves in arms.items():
+        values = curves[measure.key] * measure.factor
+        epochs = np.arange(1, values.shape[1] + 1)
+        (line,) = panel.plot(epochs, values.mean(0), label=arm)
+        spread = values.std(0, ddof=1) * [[-1], [1]]
+        panel.fill_between(
+          epochs,
+          *(values.mean(0) + spread),
+          color=line.get_color(),
+          alpha=0.15,
+          linewidth=0,
+        )
+      panel.set(title=title, xlabel='epoch', ylabel=measure.title)
+      panel.set_yscale('log' if measure.log else 'linear')
+      panel.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+  figure.savefig(path, dpi=DPI)
+
+
+def draw_differences(paired: report.Results, path: Path) -> None:
+  """Tables 1 to 4 as a picture: test accuracy minus the baseline's."""
+  found = report.last_epoch(paired, TEST_ACCURACY)
+  rows = [
+    (f'{panel}: {arm}', comparison)
+    for panel, arms in found.items()
+    for arm, comparison in list(arms.items())[1:]
+  ]
+  figure, grid = _figure(1, 1, 0.8 + 0.32 * len(rows))
+  figure.set_figwidth(7)
+  axes = grid[0, 0]
+  for y, (_, c) in enumerate(rows):
+    error = [[c.difference - c.low], [c.high - c.difference]]
+    axes.errorbar(c.difference, y, xerr=error, fmt='o', color='C0', capsize=3)
+  axes.axvline(0, color='black', linewidth=0.8)
+  axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+  axes.invert_yaxis()
+  axes.set_xlabel('test accuracy minus the baseline, points, 95 % interval')
+  axes.grid(alpha=0.3)
+  figure.savefig(path, dpi=DPI)
+
+
+def draw_gradients(paired: report.Results, path: Path) -> None:
+  """Figure 4: maximum and norm of the first and the last layer's gradient."""
+  columns = [(f, i) for f in ('max', 'norm') for i in ('first', 'last')]
+  figure, grid = _figure(len(paired), len(columns), 3.0)
+  for (title, arms), axes in zip(paired.items(), grid, strict=True):
+    paths = kernels(next(iter(arms.values())))
+    for (figure_name, layer), panel in zip(columns, axes, strict=True):
+      leaf = paths[0 if layer == 'first' else -1]
+      for arm, curves in arms.items():
+        whens = ('before', 'after') if arm == 'GC' else ('before',)
+        for when in whens:
+          values = curves[f'{figure_name}_{when}/{leaf}']
+          label = f'{arm}, {when}' if len(whens) > 1 else arm
+          epochs = np.arange(1, values.shape[1] + 1)
+          panel.plot(epochs, values.mean(0), label=label)
+      panel.set(title=f'{title}\n{figure_name}, {leaf}', xlabel='epoch')
+      panel.title.set_fontsize(8)
+      panel.set_yscale('log')
+      panel.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+  figure.savefig(path, dpi=DPI)
+
+
+def kernels(curves: report.Curves) -> list[str]:
+  """Paths that centralization changes, the first layer's first, then on."""
+  prefix = 'norm_before/'
+  return sorted(
+    name.removeprefix(prefix)
+    for name in curves
+    if name.startswith(prefix)
+    and not name.endswith('overall')
+    and np.any(curves[name] != curves[name.replace('before', 'after', 1)])
+  )
+
+
+def draw_weight_means(named: Iterable[tuple[str, Record]], path: Path) -> None:
+  """Figure 3: how large the means of weight vectors are."""
+  figure, grid = _figure(1, 1)
+  axes = grid[0, 0]
+  for name, record in named:
+    counts = np.array(record['weight_means'], float)
+    axes.stairs(counts / counts.sum(), MEAN_BINS, label=name)
+  axes.set(
+    xlabel='decimal logarithm of the mean of a weight vector',
+    ylabel='share of the weight vectors',
+  )
+  axes.legend(fontsize=8)
+  axes.grid(alpha=0.3)
+  figure.savefig(path, dpi=DPI)

@@ -1,0 +1,84 @@
+"""Finished runs, one JSON line each."""
+
+from collections.abc import Iterable
+import dataclasses
+import fcntl
+import json
+from pathlib import Path
+from typing import Any
+import warnings
+
+import numpy as np
+
+from examples import report
+from examples.paper.config import Config, from_dict, key
+
+
+class Record(dict):
+  """A line: config, seed, curves, versions, device, machine, seconds."""
+
+  @property
+  def config(self) -> Config:
+    return from_dict(self['config'])
+
+  @property
+  def key(self) -> str:
+    return key(self.config, self['seed'])
+
+  def curve(self, measure: str) -> np.ndarray:
+    """A measure by epoch, float64; not a number where a run diverged."""
+    return np.array(self['curves'][measure], float)
+
+
+def make_record(
+  experiment: str,
+  config: Config,
+  seed: int,
+  curves: dict[str, np.ndarray],
+  **more: Any,
+) -> Record:
+  return Record(
+    experiment=experiment,
+    config=dataclasses.asdict(config),
+    seed=seed,
+    **report.environment(),
+    **more,
+    # Six digits are what float32 has to say.
+    curves={
+      name: [float(f'{x:.6g}') for x in curve] for name, curve in curves.items()
+    },
+  )
+
+
+def append(path: Path, records: Iterable[Record]) -> None:
+  """Adds lines at once: a process that is killed leaves whole ones only.
+
+  Should the machine itself stop amid a line, the rest of it is made a line of
+  its own, which `read` leaves out.
+  """
+  lines = ''.join(report.json_line(dict(record)) for record in records)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('ab+') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)  # Until it is closed.
+    if file.seek(0, 2):
+      file.seek(-1, 2)
+      if file.read() != b'\n':
+        lines = '\n' + lines
+    file.write(lines.encode())
+    file.flush()
+
+
+def read(folder: Path) -> dict[str, Record]:
+  """All finished runs of a folder, by key; of equal ones the first."""
+  records = {}
+  for path in sorted(folder.glob('*.jsonl')):
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+      try:
+        record = Record(json.loads(line))
+      except json.JSONDecodeError:
+        warnings.warn(
+          f'{path}, line {number}, is cut short and left out.', stacklevel=2
+        )
+        continue
+      records.setdefault(record.key, record)
+  return records
