@@ -60,7 +60,7 @@ def _computations(text):
 
 
 def _walk(computations, name):
-  sizes, moved, kernels = {}, 0, 0
+  sizes, sources, moved, kernels = {}, {}, 0, 0
   for line in computations[name]:
     match = INSTRUCTION.match(line)
     if not match:
@@ -72,6 +72,12 @@ def _walk(computations, name):
     if opcode == 'call' and called:
       inner, launched = _walk(computations, called[1])
       moved, kernels = moved + inner, kernels + launched
+    elif opcode in ('copy-start', 'slice-start'):
+      sources[match[1]] = sizes.get(operands[0], 0)
+    elif opcode in ('copy-done', 'slice-done'):
+      # Between a TPU's memories; beside the kernels, so it is none.
+      ends = bool(sources[operands[0]]) + bool(size)
+      moved += ends * _bytes(kind, on_chip=True)
     elif opcode == 'while':
       raise ValueError('A loop: its trips cannot be counted from the text.')
     elif opcode not in FREE and not opcode.endswith('-done'):
@@ -105,11 +111,11 @@ def _closing(text, start):
   raise ValueError(f'Unbalanced: {text}')
 
 
-def _bytes(kind):
-  """The bytes of a type in main memory: space S(1) is on a TPU's chip."""
+def _bytes(kind, on_chip=False):
+  """The bytes of a type in main memory; in space S(1) it is on a TPU's chip."""
   total = 0
   for dtype, dims, layout in SHAPE.findall(kind):
-    if 'S(1)' not in layout:
+    if on_chip or 'S(1)' not in layout:
       bits = 8 if dtype == 'pred' else int(re.search(r'\d+', dtype)[0])
       total += math.prod(map(int, filter(None, dims.split(',')))) * bits // 8
   return total

@@ -107,6 +107,11 @@ def kernel(view: View, side: Side) -> Use:
     # A factor of a product may have lost, with an index, what it was summed
     # over.
     use = Use(Force.UNCLEAR, 'a factor of a weight, taken apart')
+  elif (
+    any(f.placed for d in side.summed for f in view.dims[d])
+    and len(_views.axes_of(view.dims)) > 1
+  ):
+    use = Use(Force.UNCLEAR, 'one of several weights that data mix')
   return contraction(view, side) or use
 
 

@@ -152,10 +152,12 @@ def _complete(equation, values, sides, k, ledger) -> bool:
   for view in values[k].views:
     if view.product is None:
       continue
+    shared = any(f.shared for d in gone for f in view.dims[d])
+    completes = lesser and shared and _elementwise.modulated(view, ledger, gone)
+    scaled |= completes
     use = None
-    if lesser and _elementwise.modulated(view, ledger, gone):
+    if completes:
       use = _summed_product(view, gone, ledger.base(view))
-    scaled |= use is not None
     ledger.end_product(equation, view, use)
   return scaled
 
@@ -252,7 +254,7 @@ def _plays_activation(values, sides, k: int) -> bool:
   return (
     any(d in value.uniform for d in side.free)
     or (filled and value.plain)
-    or (value.choice and any(_is_foreign(value, d) for d in side.free))
+    or (value.choice and any(_is_untouched(value, d) for d in side.free))
   )
 
 
@@ -270,6 +272,11 @@ def _picked_kernel(value: Value, side: Side) -> bool:
 def _is_foreign(value: Value, d: int) -> bool:
   """Whether no leaf has axes in a dimension, its own or of a product."""
   return all(_views.is_foreign(view.dims[d]) for view in value.views)
+
+
+def _is_untouched(value: Value, d: int) -> bool:
+  """Whether a dimension says nothing of any leaf, not even by a mask."""
+  return all(f.plain for view in value.views for f in view.dims[d])
 
 
 def _other(values, sides, k: int):

@@ -126,9 +126,7 @@ def environment(done: Records) -> str:
     (
       run['device'],
       run['machine'],
-      *(
-        f'{p} {run["versions"][p]}' for p in ('python', 'jax', 'flax', 'optax')
-      ),
+      *(f'{name} {run["versions"][name]}' for name in PLATFORM),
     )
     for run in done.values()
   )
@@ -196,11 +194,11 @@ def describe(experiment: Experiment) -> list[str]:
 def settings(config: Config) -> str:
   size = f'{config.train_size:,}' if config.train_size else 'all'
   unit = 'bytes' if config.data == 'text' else 'images'
+  has_width = not config.vmapped and config.width is not None
+  width = f' of width {config.width}' if has_width else ''
   words = [
     f'{config.data}, {size} training {unit}',
-    config.model
-    if config.vmapped
-    else f'{config.model} of width {config.width}',
+    f'{config.model}{width}',
     f'{config.optimizer} at {config.learning_rate:g}',
     f'decay {config.weight_decay:g}',
     f'{config.epochs} epochs',

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import functools
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +71,9 @@ def image_task(config: Config, data_dir: Path | None) -> Task:
   else:
     mean, deviation = channel_statistics(dataset)
 
+  # Arrays in memory need one thread, pictures in files all there are.
+  threads = 1 if config.data in data.IN_MEMORY else os.cpu_count() or 1
+
   def standardized(batches):
     for images, labels in batches:
       yield (images - mean) / deviation, labels
@@ -82,6 +86,7 @@ def image_task(config: Config, data_dir: Path | None) -> Task:
         seed=seed,
         epoch=epoch,
         augment=config.augment,
+        threads=threads,
       )
     )
 

@@ -401,10 +401,6 @@ def scaled_product(b: Builder, x) -> Sub:
   src = b.source
   w, scale = b.name(), b.name()
   features, outputs = x.shape[-1], b.size()
-  weights = {
-    w: kernel((features, outputs), (REDUCED, KEPT)),
-    scale: Weight((features,)),
-  }
   forms: dict[str, Callable[..., Any]] = {
     'einsum': lambda x, w, s: jnp.einsum('...i,i,io->...o', x, s, w),
     'last': lambda x, w, s: jnp.einsum('...io,i->...o', x[..., None] * w, s),
@@ -412,10 +408,15 @@ def scaled_product(b: Builder, x) -> Sub:
     'first': lambda x, w, s: (x * s) @ w,
   }
   # Stacked apart, either of the two has outputs: then the order decides.
-  form = forms['first' if b.mapping else src.choice(list(forms))]
+  form = 'first' if b.mapping else src.choice(list(forms))
+  # If the kernel is stored as its rows, the scale contracts products with them.
+  weights = {
+    w: kernel((features, outputs), (REDUCED, KEPT)),
+    scale: Weight((features,), contested=form != 'first'),
+  }
 
   def apply(p, x):
-    return form(x, p[w], p[scale])
+    return forms[form](x, p[w], p[scale])
 
   return b.sub(x, weights, apply, 'scaled_product')
 
