@@ -225,7 +225,7 @@ def store_diagonal(b: Builder, sub: Sub, name: str) -> Sub | None:
   if b.mapping:
     return None  # Stacked apart, either may be the scale.
   axis = src.integer(0, 1)
-  if weight.partial(axis):
+  if weight.partial(axis) or any(len(use[axis]) > 1 for use in weight.uses):
     return None  # The zeros beside the diagonal hide which rows are cut.
   gain = b.name()
 
