@@ -26,8 +26,8 @@ class Experiment(NamedTuple):
     title: What it is about.
     paper: The paper's version of it.
     panels: By name; the comparisons stay within a panel.
-    minutes: What it takes on one core, measured; runs that an earlier
-      experiment has in common with it are counted there.
+    minutes: What it takes on one core, from the measured time of single runs;
+      runs that an earlier experiment has in common with it are counted there.
     figure: `'curves'`, `'pairs'` (curves and paired differences),
       `'differences'` or `'statistics'`.
   """
@@ -226,7 +226,7 @@ EXPERIMENTS = {
     'Normalization of activations, weights and gradients',
     'figure 5: Mini-ImageNet, ResNet-50',
     normalization(),
-    28,
+    32,
     'curves',
   ),
   'architectures': Experiment(
@@ -240,28 +240,28 @@ EXPERIMENTS = {
     'Optimizers',
     'table 2: CIFAR-100, ResNet-50',
     optimizers(),
-    50,
+    58,
     'differences',
   ),
   'weight_decay': Experiment(
     'Weight decay',
     'table 3: CIFAR-100, ResNet-50',
     weight_decay(),
-    22,
+    25,
     'differences',
   ),
   'learning_rate': Experiment(
     'Learning rate',
     'table 4: CIFAR-100, ResNet-50',
     learning_rate(),
-    22,
+    25,
     'differences',
   ),
   'group_norm': Experiment(
     'Batch and group normalization',
     'table 5 and figure 6: ImageNet, ResNet-50 and ResNet-101',
     group_norm(),
-    10,
+    12,
     'curves',
   ),
   'fine_tune': Experiment(
@@ -275,7 +275,7 @@ EXPERIMENTS = {
     'Weights and gradients in training',
     'figures 3 and 4: ResNet-50',
     statistics(),
-    7,
+    8,
     'statistics',
   ),
   'sequence': Experiment(
@@ -289,7 +289,7 @@ EXPERIMENTS = {
     'Right and wrong axes',
     'none',
     wrong_axes(),
-    25,
+    28,
     'pairs',
   ),
 }
