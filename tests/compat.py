@@ -5,6 +5,7 @@ import inspect
 from flax import nnx
 import jax
 import optax
+import pytest
 
 if hasattr(jax, 'enable_x64'):
   enable_x64 = jax.enable_x64
@@ -17,6 +18,10 @@ else:
   from jax.experimental.shard_map import shard_map  # noqa: F401
 
 partition = getattr(optax, 'partition', None) or optax.multi_transform
+
+combines_all_reduces = pytest.mark.skipif(
+  jax.__version_info__ < (0, 6), reason='this XLA for CPU combines nothing'
+)
 
 
 def nnx_update(optimizer, model, grads):

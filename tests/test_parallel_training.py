@@ -224,9 +224,7 @@ CONFIG = transformer.Config(
 )
 
 
-@pytest.mark.skipif(
-  jax.__version_info__ < (0, 6), reason='this XLA for CPU combines nothing'
-)
+@compat.combines_all_reduces
 @pytest.mark.parametrize(
   ('layout', 'way', 'most'),
   [

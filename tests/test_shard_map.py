@@ -228,6 +228,23 @@ def test_before_psum_scatter_centralizing_costs_no_collective(mesh):
   )
 
 
+@compat.combines_all_reduces
+@pytest.mark.parametrize('weight_decay', [0.0, 0.1])
+def test_decay_inside_the_projection_shares_the_all_reduce(mesh, weight_decay):
+  """The means of gradients and of params go through one all-reduce."""
+  params = {name: {'kernel': normal(8, 4)} for name in 'abc'}
+  specs = {name: {'kernel': P('x')} for name in params}
+  tx = optax_gc.sgd(0.1, weight_decay=weight_decay, partition_specs=specs)
+  update = compat.shard_map(
+    lambda grads, params: tx.update(grads, tx.init(params), params)[0],
+    mesh=mesh,
+    in_specs=(specs, specs),
+    out_specs=specs,
+  )
+  compiled = jax.jit(update).lower(params, params).compile()
+  assert hlo.collectives(compiled.as_text()) == {'all-reduce': 1}
+
+
 # Bad specs.
 
 

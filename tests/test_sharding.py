@@ -182,12 +182,8 @@ ALL_REDUCES = {
   'stacked layers': 0,
 }
 
-combines = pytest.mark.skipif(
-  jax.__version_info__ < (0, 6), reason='this XLA for CPU combines nothing'
-)
 
-
-@combines
+@compat.combines_all_reduces
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('way', WAYS)
@@ -204,7 +200,7 @@ def test_costs_one_all_reduce_and_no_memory(way, layout, dtype):
   assert compiled.memory_analysis().temp_size_in_bytes <= 0.01 * size
 
 
-@combines
+@compat.combines_all_reduces
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('leaves', [1, 100])
 def test_one_all_reduce_whatever_the_number_of_leaves(way, leaves):
