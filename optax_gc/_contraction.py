@@ -183,11 +183,13 @@ def _split(view: View, axes: Axes, summed, stay) -> tuple[tuple[int, int], ...]:
   indexed = tuple(
     p.factor for p in view.peeled if p.varies or not p.factor.whole
   )
-  kept = _views.axes_of((*stay, indexed))
+  kept = _views.parted_axes((*stay, indexed))
   return tuple(
     (
       axis,
-      math.prod(f.size for dim in summed for f in dim if axis in f.axes),
+      math.prod(
+        f.size for dim in summed for f in dim if axis in f.axes | f.bound
+      ),
     )
     for axis in sorted(axes & kept)
   )

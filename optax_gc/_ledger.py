@@ -162,7 +162,7 @@ def lose(
     path = '/'.join(_jaxpr.scopes(equation))
     reason = f'{why}, {path}' if path else why
     leaves = {view.leaf for v in values for view in v.views}
-    lost = frozenset((leaf, reason, force) for leaf in leaves).union(
+    lost = frozenset((leaf, Use(force, reason)) for leaf in leaves).union(
       *(v.lost for v in values)
     )
     return [Value(False, lost=lost)] * len(equation.outvars)
@@ -177,8 +177,8 @@ def lose(
 
 def note_lost(equation: Equation, value: Value, ledger: Ledger) -> None:
   """Leaves that were lost on the way to here meet data."""
-  for leaf, reason, force in sorted(value.lost):
-    ledger.note(equation, leaf, Use(Force(force), reason))
+  for leaf, use in sorted(value.lost, key=str):
+    ledger.note(equation, leaf, use)
 
 
 def consume(

@@ -30,6 +30,8 @@ class Factor(NamedTuple):
       leaf's axes that were summed in that product. Summing over this factor
       with data sums over those axes with data.
     constant: Whether the other side of that product was a constant.
+    sparse: Whether that side may have been zero in places, as a diagonal matrix
+      is, so that each position holds only some of the indices summed.
     entangled: Sets of axes of the leaf such that its elements' coefficients, as
       other leaves give them, vary along the factor and along one set jointly.
     masked: Such axes for coefficients that are constants or nonlinearities.
@@ -46,6 +48,7 @@ class Factor(NamedTuple):
   shared: bool = False
   bound: Axes = NO_AXES
   constant: bool = False
+  sparse: bool = False
   entangled: frozenset[Axes] = frozenset()
   masked: Axes = NO_AXES
   latent: bool = False
@@ -136,7 +139,8 @@ class Value(NamedTuple):
     views: The ways in which leaves enter it. A value that depends on data has
       a view only while data merely looked up or multiplied the leaf.
     uniform: Dimensions along which it is known to be constant.
-    lost: Triples (leaf, reason, force) of leaves that entered it untraceably.
+    lost: Pairs (leaf, use) of leaves that entered it untraceably: the use
+      counts once the value meets data.
     sums: Contractions of parts of axes of which it is the sum.
     after: Contractions of parts of axes that it depends on.
     choice: Whether data, on which it does not count as dependent, chose it
@@ -146,7 +150,7 @@ class Value(NamedTuple):
   data: bool
   views: tuple[View, ...] = ()
   uniform: frozenset[int] = frozenset()
-  lost: frozenset[tuple[int, str, int]] = frozenset()
+  lost: frozenset[tuple[int, Any]] = frozenset()
   sums: frozenset[int] = frozenset()
   after: frozenset[int] = frozenset()
   choice: bool = False
@@ -191,6 +195,12 @@ def axes_of(dims: Iterable[Dim]) -> Axes:
 def bound_of(dims: Iterable[Dim]) -> Axes:
   """All leaf axes bound to foreign factors in some dimensions."""
   return frozenset().union(*(f.bound for dim in dims for f in dim))
+
+
+def parted_axes(dims: Iterable[Dim]) -> Axes:
+  """All leaf axes of which some dimensions may hold a part at each position."""
+  sparse = (f.bound for dim in dims for f in dim if f.sparse)
+  return axes_of(dims).union(*sparse)
 
 
 def is_foreign(dim: Dim) -> bool:
@@ -430,6 +440,7 @@ def blend(factors: Iterable[Factor], size: int) -> Factor:
     shared=any(f.shared for f in factors),
     bound=frozenset().union(*(f.bound for f in factors)),
     constant=any(f.constant for f in factors),
+    sparse=any(f.sparse for f in factors),
     entangled=frozenset().union(*(f.entangled for f in factors)),
     masked=frozenset().union(*(f.masked for f in factors)),
     latent=any(f.latent for f in factors),
@@ -450,7 +461,7 @@ def progression(indices: Sequence[int]) -> range | None:
 def _some(factors: Iterable[Factor], size: int) -> Factor:
   """An unknown part of some factors."""
   mixed = blend(factors, size)
-  return mixed._replace(part=None) if mixed.axes else mixed
+  return mixed._replace(part=None) if mixed.axes or mixed.sparse else mixed
 
 
 def _cut_factor(f: Factor, start, size: int, stride: int) -> Dim | None:
@@ -466,6 +477,8 @@ def _cut_factor(f: Factor, start, size: int, stride: int) -> Dim | None:
   if f.axes:
     part = f.part[inside] if f.ordered and f.part is not None else None
     f = f._replace(part=part)
+  elif f.sparse:
+    f = f._replace(part=None)
   if f.placed is not None or last - first < len(taken) * (stride == 1):
     f = f._replace(placed=range(first - start, last - start))
   return (f,)
