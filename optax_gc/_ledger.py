@@ -32,7 +32,7 @@ class Ledger:
     self.reached: set[int] = set()
     self._uses: dict[int, dict[Use, None]] = {}
     self._products: dict[Any, Product] = {}
-    self._tokens: dict[tuple[int, int], int] = {}
+    self._tokens: dict[Any, int] = {}
     self._parents: list[int] = []
     self._leaves: list[int] = []
     self._needs: list[frozenset[int]] = []
@@ -61,7 +61,8 @@ class Ledger:
     Returns:
       The use with its number as the group.
     """
-    key = (leaf, id(equation))
+    # A function that is called twice has the same equations both times.
+    key = (leaf, id(equation), use.parts)
     if key not in self._tokens:
       self._tokens[key] = len(self._parents)
       self._parents.append(len(self._parents))

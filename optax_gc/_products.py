@@ -183,6 +183,10 @@ def _meet_kernel(equation, values, sides, k, ledger, scales=False):
   _ledger.note_lost(equation, value, ledger)
   views, tokens = [], []
   for view in value.views:
+    if view.added:
+      if (use := _contraction.of_updated(view, side)) is not None:
+        ledger.note(equation, view.leaf, use)
+      continue
     if view.product is not None:
       _meet_modulated(equation, view, side, ledger)
       continue

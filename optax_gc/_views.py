@@ -115,6 +115,8 @@ class View(NamedTuple):
     bent: Whether it went through a nonlinearity together with a product of
       parameters. If it is of a product too, before or after, its entries no
       longer form one inner product.
+    added: Whether data was added to the leaf, which is known to be no
+      contraction unless a product with data follows.
   """
 
   leaf: int
@@ -124,6 +126,7 @@ class View(NamedTuple):
   picked: str = ''
   product: Any = None
   bent: bool = False
+  added: bool = False
 
   @property
   def multiplied(self) -> bool:
@@ -137,7 +140,8 @@ class Value(NamedTuple):
   Attributes:
     data: Whether it depends on the inputs.
     views: The ways in which leaves enter it. A value that depends on data has
-      a view only while data merely looked up or multiplied the leaf.
+      a view only while data merely looked up or multiplied the leaf, or was
+      added to it.
     uniform: Dimensions along which it is known to be constant.
     lost: Pairs (leaf, use) of leaves that entered it untraceably: the use
       counts once the value meets data.
@@ -158,12 +162,12 @@ class Value(NamedTuple):
   @property
   def plain(self) -> bool:
     """Whether no leaf is followed in it."""
-    return not self.views and not self.lost
+    return not self.lost and all(view.added for view in self.views)
 
   @property
   def bare(self) -> bool:
     """Whether only its dependence on data is known."""
-    return self.plain and not self.uniform and not self.after
+    return not (self.views or self.lost or self.uniform or self.after)
 
 
 DATA = Value(True)
