@@ -143,6 +143,19 @@ def of_picked(view: View, side: Side, compared: bool) -> Use | None:
   return Use(Force.UNCLEAR, 'looked up by data, then contracted with data')
 
 
+def of_updated(view: View, side: Side) -> Use | None:
+  """Reads a contraction of the sum of a leaf and data.
+
+  A bias has no axes that number outputs. A kernel has, and data may have
+  updated it.
+  """
+  own = _views.axes_of(_views.pick(view.dims, side.summed))
+  kept = _views.axes_of(_views.pick(view.dims, side.free))
+  if not own or kept <= own:
+    return None
+  return Use(Force.UNCLEAR, 'data is added to it before it is contracted')
+
+
 def _latent_or_factor(view: View, summed, batch, free) -> bool:
   """Whether a product's leaf may be a layer on a latent, or no one's factor.
 
@@ -183,11 +196,13 @@ def _split(view: View, axes: Axes, summed, stay) -> tuple[tuple[int, int], ...]:
   indexed = tuple(
     p.factor for p in view.peeled if p.varies or not p.factor.whole
   )
-  kept = _views.axes_of((*stay, indexed))
+  kept = _views.parted_axes((*stay, indexed))
   return tuple(
     (
       axis,
-      math.prod(f.size for dim in summed for f in dim if axis in f.axes),
+      math.prod(
+        f.size for dim in summed for f in dim if axis in f.axes | f.bound
+      ),
     )
     for axis in sorted(axes & kept)
   )

@@ -65,7 +65,7 @@ def _rescales(equation, values: Sequence[Value]) -> bool:
   if name not in _MULTIPLICATIVE or not any(v.data for v in values):
     return False
   data = [v for v in values if v.data]
-  weights = [v for v in values if v.views]
+  weights = [v for v in values if not v.plain]
   if len(data) != 1 or len(weights) != 1 or not data[0].plain:
     return False
   if name == 'div' and values[1].views:
@@ -196,6 +196,8 @@ def _elementwise_data(equation, values, ledger):
 def _follow(equation, position, value, view, others, ledger) -> View | None:
   """The view after an elementwise operation with data; None if it ends."""
   name = equation.primitive.name
+  if view.added or _may_be_updated(name, value, view, others):
+    return _add_data(equation, view, ledger)
   multiplied = name == 'mul' or (name == 'div' and position == 0)
   if view.product is not None:
     scalars = all(not o.data and o.plain and _scalar(o, view) for o in others)
@@ -212,6 +214,25 @@ def _follow(equation, position, value, view, others, ledger) -> View | None:
       _ledger.note_meeting(equation, view, ledger, _MEETINGS.get(name, name))
     return view._replace(picked='sum')
   return None
+
+
+def _may_be_updated(name: str, value: Value, view: View, others) -> bool:
+  """Whether a sum with data may be a kernel that data updates."""
+  inner = [dim for dim in view.dims if _views.axes_of((dim,))]
+  return (
+    name in ('add', 'add_any', 'sub')
+    and not value.data
+    and len(inner) > 1
+    and not any(v.picked for o in others for v in o.views)
+  )
+
+
+def _add_data(equation, view, ledger) -> View | None:
+  """The view of a leaf to which data is or was added."""
+  name = equation.primitive.name
+  if not view.added:
+    _ledger.note_meeting(equation, view, ledger, _MEETINGS[name])
+  return view._replace(added=True) if name in _ADDITIVE else None
 
 
 def _meet_data(equation, value, view, others, ledger) -> View | None:

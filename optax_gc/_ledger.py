@@ -32,7 +32,7 @@ class Ledger:
     self.reached: set[int] = set()
     self._uses: dict[int, dict[Use, None]] = {}
     self._products: dict[Any, Product] = {}
-    self._tokens: dict[tuple[int, int], int] = {}
+    self._tokens: dict[Any, int] = {}
     self._parents: list[int] = []
     self._leaves: list[int] = []
     self._needs: list[frozenset[int]] = []
@@ -61,7 +61,8 @@ class Ledger:
     Returns:
       The use with its number as the group.
     """
-    key = (leaf, id(equation))
+    # A function that is called twice has the same equations both times.
+    key = (leaf, id(equation), use.parts)
     if key not in self._tokens:
       self._tokens[key] = len(self._parents)
       self._parents.append(len(self._parents))
@@ -162,7 +163,7 @@ def lose(
     path = '/'.join(_jaxpr.scopes(equation))
     reason = f'{why}, {path}' if path else why
     leaves = {view.leaf for v in values for view in v.views}
-    lost = frozenset((leaf, reason, force) for leaf in leaves).union(
+    lost = frozenset((leaf, Use(force, reason)) for leaf in leaves).union(
       *(v.lost for v in values)
     )
     return [Value(False, lost=lost)] * len(equation.outvars)
@@ -177,8 +178,8 @@ def lose(
 
 def note_lost(equation: Equation, value: Value, ledger: Ledger) -> None:
   """Leaves that were lost on the way to here meet data."""
-  for leaf, reason, force in sorted(value.lost):
-    ledger.note(equation, leaf, Use(Force(force), reason))
+  for leaf, use in sorted(value.lost, key=str):
+    ledger.note(equation, leaf, use)
 
 
 def consume(

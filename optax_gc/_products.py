@@ -183,6 +183,10 @@ def _meet_kernel(equation, values, sides, k, ledger, scales=False):
   _ledger.note_lost(equation, value, ledger)
   views, tokens = [], []
   for view in value.views:
+    if view.added:
+      if (use := _contraction.of_updated(view, side)) is not None:
+        ledger.note(equation, view.leaf, use)
+      continue
     if view.product is not None:
       _meet_modulated(equation, view, side, ledger)
       continue
@@ -286,14 +290,19 @@ def _other(values, sides, k: int):
 def _activate(equation, values, sides, k, ledger):
   """A learned or constant activation, operand `k`, meets a kernel."""
   kernel, side = _other(values, sides, k)
-  learned = bool(values[k].views)
-  for view in kernel.views:
-    use = _named(_contraction.kernel(view, side), equation)
-    if use.force == Force.DATA and not learned:
-      use = use._replace(force=Force.WEAK)
-    ledger.note(equation, view.leaf, use)
-  if not learned:
-    return [Value(False, uniform=_uniform(values, sides))]
+  uses = [
+    (view.leaf, _named(_contraction.kernel(view, side), equation))
+    for view in kernel.views
+  ]
+  if not values[k].views:
+    # A constant is no data, but its layer counts if the result meets some.
+    lost = frozenset(
+      (leaf, use._replace(force=Force.WEAK) if use.axes else use)
+      for leaf, use in uses
+    ).union(*(value.lost for value in values))
+    return [Value(False, uniform=_uniform(values, sides), lost=lost)]
+  for leaf, use in uses:
+    ledger.note(equation, leaf, use)
   for view in values[k].views:
     what = f'plays the activation in {equation.primitive.name}'
     ledger.note(equation, view.leaf, Use(Force.NONE, what))
@@ -312,6 +321,7 @@ def _product(values, sides, shape) -> Value:
     for view in values[k].views:
       summed = _views.pick(view.dims, side.summed)
       link = _link(summed, _views.pick(view.dims, side.batch), other)
+      link = link._replace(sparse=_may_hold_zeros(other, sides[1 - k]))
       out = [(link._replace(size=n),) for n in shape]
       for i, d in enumerate(side.batch):
         out[i] = view.dims[d]
@@ -356,6 +366,13 @@ def _link(summed: Dims, batch: Dims, other: Value) -> Factor:
   if jointly and other.views:
     return link._replace(entangled=frozenset((jointly,)))
   return link._replace(masked=jointly)
+
+
+def _may_hold_zeros(value: Value, side: Side) -> bool:
+  """Whether a factor of a product may be zero in places, as a mask makes it."""
+  if not value.views:
+    return not all(d in value.uniform for d in (*side.summed, *side.free))
+  return any(f.masked for view in value.views for dim in view.dims for f in dim)
 
 
 def _mixed(summed: Dims, stay: Iterable[Dim]) -> frozenset[Peeled]:

@@ -259,7 +259,8 @@ def _chosen(dims: Dims, size: int) -> _views.Dim:
   """Entries that constant indices choose: of as many, all in other order."""
   factors = tuple(f for dim in dims for f in dim)
   mixed = _views.blend(factors, size)
-  if mixed.axes and size != math.prod(f.size for f in factors):
+  parted = mixed.axes or mixed.sparse
+  if parted and size != math.prod(f.size for f in factors):
     mixed = mixed._replace(part=None)
   return (mixed,)
 

@@ -30,6 +30,8 @@ class Factor(NamedTuple):
       leaf's axes that were summed in that product. Summing over this factor
       with data sums over those axes with data.
     constant: Whether the other side of that product was a constant.
+    sparse: Whether that side may have been zero in places, as a diagonal matrix
+      is, so that each position holds only some of the indices summed.
     entangled: Sets of axes of the leaf such that its elements' coefficients, as
       other leaves give them, vary along the factor and along one set jointly.
     masked: Such axes for coefficients that are constants or nonlinearities.
@@ -46,6 +48,7 @@ class Factor(NamedTuple):
   shared: bool = False
   bound: Axes = NO_AXES
   constant: bool = False
+  sparse: bool = False
   entangled: frozenset[Axes] = frozenset()
   masked: Axes = NO_AXES
   latent: bool = False
@@ -112,6 +115,8 @@ class View(NamedTuple):
     bent: Whether it went through a nonlinearity together with a product of
       parameters. If it is of a product too, before or after, its entries no
       longer form one inner product.
+    added: Whether data was added to the leaf, which is known to be no
+      contraction unless a product with data follows.
   """
 
   leaf: int
@@ -121,6 +126,7 @@ class View(NamedTuple):
   picked: str = ''
   product: Any = None
   bent: bool = False
+  added: bool = False
 
   @property
   def multiplied(self) -> bool:
@@ -134,9 +140,11 @@ class Value(NamedTuple):
   Attributes:
     data: Whether it depends on the inputs.
     views: The ways in which leaves enter it. A value that depends on data has
-      a view only while data merely looked up or multiplied the leaf.
+      a view only while data merely looked up or multiplied the leaf, or was
+      added to it.
     uniform: Dimensions along which it is known to be constant.
-    lost: Triples (leaf, reason, force) of leaves that entered it untraceably.
+    lost: Pairs (leaf, use) of leaves that entered it untraceably: the use
+      counts once the value meets data.
     sums: Contractions of parts of axes of which it is the sum.
     after: Contractions of parts of axes that it depends on.
     choice: Whether data, on which it does not count as dependent, chose it
@@ -146,7 +154,7 @@ class Value(NamedTuple):
   data: bool
   views: tuple[View, ...] = ()
   uniform: frozenset[int] = frozenset()
-  lost: frozenset[tuple[int, str, int]] = frozenset()
+  lost: frozenset[tuple[int, Any]] = frozenset()
   sums: frozenset[int] = frozenset()
   after: frozenset[int] = frozenset()
   choice: bool = False
@@ -154,12 +162,12 @@ class Value(NamedTuple):
   @property
   def plain(self) -> bool:
     """Whether no leaf is followed in it."""
-    return not self.views and not self.lost
+    return not self.lost and all(view.added for view in self.views)
 
   @property
   def bare(self) -> bool:
     """Whether only its dependence on data is known."""
-    return self.plain and not self.uniform and not self.after
+    return not (self.views or self.lost or self.uniform or self.after)
 
 
 DATA = Value(True)
@@ -191,6 +199,12 @@ def axes_of(dims: Iterable[Dim]) -> Axes:
 def bound_of(dims: Iterable[Dim]) -> Axes:
   """All leaf axes bound to foreign factors in some dimensions."""
   return frozenset().union(*(f.bound for dim in dims for f in dim))
+
+
+def parted_axes(dims: Iterable[Dim]) -> Axes:
+  """All leaf axes of which some dimensions may hold a part at each position."""
+  sparse = (f.bound for dim in dims for f in dim if f.sparse)
+  return axes_of(dims).union(*sparse)
 
 
 def is_foreign(dim: Dim) -> bool:
@@ -430,6 +444,7 @@ def blend(factors: Iterable[Factor], size: int) -> Factor:
     shared=any(f.shared for f in factors),
     bound=frozenset().union(*(f.bound for f in factors)),
     constant=any(f.constant for f in factors),
+    sparse=any(f.sparse for f in factors),
     entangled=frozenset().union(*(f.entangled for f in factors)),
     masked=frozenset().union(*(f.masked for f in factors)),
     latent=any(f.latent for f in factors),
@@ -450,7 +465,7 @@ def progression(indices: Sequence[int]) -> range | None:
 def _some(factors: Iterable[Factor], size: int) -> Factor:
   """An unknown part of some factors."""
   mixed = blend(factors, size)
-  return mixed._replace(part=None) if mixed.axes else mixed
+  return mixed._replace(part=None) if mixed.axes or mixed.sparse else mixed
 
 
 def _cut_factor(f: Factor, start, size: int, stride: int) -> Dim | None:
@@ -466,6 +481,8 @@ def _cut_factor(f: Factor, start, size: int, stride: int) -> Dim | None:
   if f.axes:
     part = f.part[inside] if f.ordered and f.part is not None else None
     f = f._replace(part=part)
+  elif f.sparse:
+    f = f._replace(part=None)
   if f.placed is not None or last - first < len(taken) * (stride == 1):
     f = f._replace(placed=range(first - start, last - start))
   return (f,)

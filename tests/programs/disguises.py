@@ -225,8 +225,6 @@ def store_diagonal(b: Builder, sub: Sub, name: str) -> Sub | None:
   if b.mapping:
     return None  # Stacked apart, either may be the scale.
   axis = src.integer(0, 1)
-  if weight.partial(axis) or any(len(use[axis]) > 1 for use in weight.uses):
-    return None  # The zeros beside the diagonal hide which rows are cut.
   gain = b.name()
 
   def undo(w, x):
@@ -425,9 +423,11 @@ MOVING = ('roll', 'rev', 'permuted')
 ENTANGLING = ('standardized', 'spectral', 'weight_softmax')
 
 
-def store_branched(b: Builder, sub: Sub, name: str) -> Sub:
+def store_branched(b: Builder, sub: Sub, name: str) -> Sub | None:
   """A branch on the data returns one leaf or another."""
   weight = sub.weights[name]
+  if weight.fed:
+    return None  # Data's choice is data, and what is applied to it a layer.
   other = b.name()
 
   select = b.source.chance(30)

@@ -430,7 +430,7 @@ def hypernetwork(b: Builder, x) -> Sub:
   flat = src.chance(50)
   last = (features * outputs,) if flat else (features, outputs)
   weights = {
-    code: Weight((width,)),
+    code: Weight((width,), fed=True),
     first: Weight((width, hidden)),
     offset: Weight((hidden,)),
     second: Weight((hidden, *last)),
@@ -458,7 +458,7 @@ def queries(b: Builder, x) -> Sub | None:
   around = src.chance(40)
   count, width = b.size(), features if around else b.size()
   weights = {
-    seed: Weight((count, width), contested=around),
+    seed: Weight((count, width), contested=around, fed=True),
     layer: Weight((width, features)),
   }
   if not around:

@@ -94,6 +94,7 @@ class Weight:
     layers: Numbers of the layers that contract it.
     contested: Whether people may differ about it; it is not judged.
     entangled: Whether all entries enter each use, as by a norm over them.
+    fed: Whether layers are applied to it: if data chose it, it would be data.
   """
 
   shape: Shape
@@ -102,6 +103,7 @@ class Weight:
   layers: frozenset[int] = frozenset()
   contested: bool = False
   entangled: bool = False
+  fed: bool = False
 
   @property
   def struct(self) -> jax.ShapeDtypeStruct:
@@ -200,6 +202,7 @@ class Weight:
       layers=self.layers | other.layers,
       contested=self.contested or other.contested,
       entangled=self.entangled or other.entangled,
+      fed=self.fed or other.fed,
     )
 
   def drop(self, i: int) -> 'Weight':

@@ -44,6 +44,61 @@ def diagonal_gain_of_outputs(s):
 
 
 @case
+def diagonal_gain_of_half(s):
+  """Of the rows of `diag(a) @ w` half are used, and so of the rows of `w`."""
+
+  def fn(p, x):
+    return x[:, : s.inp // 2] @ (jnp.diag(p['a']) @ p['w'])[: s.inp // 2]
+
+  return _of(
+    fn,
+    s,
+    {'a': (s.inp,), 'w': (s.inp, s.out)},
+    axes={},
+    unresolved=('w',),
+    reasons={'w': 'part of axis 0 is contracted'},
+  )
+
+
+@case
+def diagonal_gain_of_groups(s):
+  """The rows of `diag(a) @ w` are those of two layers."""
+
+  def fn(p, x):
+    layers = jnp.reshape(jnp.diag(p['a']) @ p['w'], (2, s.inp // 2, s.out))
+    return jnp.einsum('bi,gio->bgo', x[:, : s.inp // 2], layers)
+
+  return _of(
+    fn,
+    s,
+    {'a': (s.inp,), 'w': (s.inp, s.out)},
+    axes={},
+    unresolved=('w',),
+    reasons={'w': 'axis 0 is contracted'},
+  )
+
+
+@case
+def diagonal_gain_of_a_window(s):
+  """The rows of `diag(a) @ w` are split in two axes; both are summed."""
+
+  def fn(p, x):
+    kernel = jnp.reshape(jnp.diag(p['a']) @ p['w'], (2, s.inp // 2, s.out))
+    return jnp.einsum(
+      'bij,ijo->bo',
+      jnp.stack([x, -x])[:, :, : s.inp // 2].transpose(1, 0, 2),
+      kernel,
+    )
+
+  return _of(
+    fn,
+    s,
+    {'a': (s.inp,), 'w': (s.inp, s.out)},
+    axes={'w': (0,)},
+  )
+
+
+@case
 def singular_values(s):
   """`u @ diag(a) @ v`: two layers with a scale between them."""
   return _of(
@@ -351,4 +406,29 @@ def update_picked_by_data(s):
     (f32(s.batch, s.inp), i32()),
     {'a': (), 'b': (), 'w': ()},
     unresolved=('a', 'b', 'w'),
+  )
+
+
+@case
+def hypernetwork_on_a_chosen_code(s):
+  """Data choose each example's code, as a lookup would: its makers are layers.
+
+  The kernel that they make is an activation.
+  """
+
+  def one(p, x):
+    code = jnp.where(jnp.sum(x) > 0, p['one'], p['other'])
+    made = jnp.tanh(code @ p['a']) @ p['b']
+    return x @ jnp.reshape(made, (s.inp, s.out))
+
+  return _of(
+    lambda p, x: jax.vmap(lambda x: one(p, x))(x),
+    s,
+    {
+      'a': (s.hid, s.width),
+      'b': (s.width, s.inp * s.out),
+      'one': (s.hid,),
+      'other': (s.hid,),
+    },
+    axes={'a': (0,), 'b': (0,)},
   )

@@ -816,6 +816,36 @@ def spectral_norm(s):
 
 
 @case
+def spectral_norm_of_a_layer_on_a_constant(s):
+  """The power iteration starts at ones, which are no data; nor is the input."""
+
+  def fn(p, x):
+    w = p['w']
+    u = w @ jnp.ones(s.out)
+    v = w.T @ (u / jnp.linalg.norm(u))
+    return jnp.tanh(x @ p['v']), p['z'] @ (w / jnp.linalg.norm(v))
+
+  return Case(
+    fn,
+    {'v': f32(s.inp, s.out), 'w': f32(s.inp, s.out), 'z': f32(s.inp)},
+    (f32(s.batch, s.inp),),
+    {'v': (0,), 'w': ()},
+    reasons={'w': 'never meets the inputs'},
+  )
+
+
+@case
+def layer_on_a_constant_state(s):
+  """One step of a recurrent layer from a constant; what it makes meets data."""
+  return Case(
+    lambda p, x: jnp.tanh(jnp.ones((s.batch, s.hid)) @ p['h'] + x @ p['i']),
+    {'h': f32(s.hid, s.out), 'i': f32(s.inp, s.out)},
+    (f32(s.batch, s.inp),),
+    {'h': (0,), 'i': (0,)},
+  )
+
+
+@case
 def quantised_stored(s):
   """Integers with a scale for each output: nothing to centralize.
 

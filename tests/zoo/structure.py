@@ -1608,3 +1608,105 @@ def gradient_of_scanned_layers(s):
     (f32(s.batch, s.inp),),
     {'w': (1,)},
   )
+
+
+@case
+def scales_in_a_function_called_twice(s):
+  """A function scales twice, each time by another row of one array."""
+
+  @jax.jit
+  def layer(x, scale):
+    return jnp.tanh(x * scale)
+
+  def fn(p, x):
+    return layer(layer(x, p['scales'][0]), p['scales'][1])
+
+  return Case(
+    fn,
+    {'scales': f32(2, s.inp)},
+    (f32(s.batch, s.inp),),
+    {'scales': ()},
+    reasons={'scales': 'scales activations'},
+  )
+
+
+@case
+def halves_in_a_function_called_twice(s):
+  """Half of the inputs meet each half of the kernel; the results are added."""
+
+  @jax.jit
+  def layer(x, w):
+    return x @ w
+
+  def fn(w, x):
+    half = s.inp // 2
+    return layer(x[:, :half], w[:half]) + layer(x[:, half:], w[half:])
+
+  return _dense(fn, s, (s.inp, s.out), (0,))
+
+
+@case
+def halves_of_two_layers_in_one_function(s):
+  """Each half of an array is a layer; they are not added."""
+
+  @jax.jit
+  def layer(x, w):
+    return jnp.tanh(x @ w)
+
+  def fn(w, x):
+    half = s.inp // 2
+    return layer(x[:, :half], w[:half]), layer(x[:, half:], w[half:])
+
+  return Case(
+    fn,
+    f32(s.inp, s.out),
+    (f32(s.batch, s.inp),),
+    {'': ()},
+    unresolved=('',),
+    reasons={'': 'half of axis 0 is contracted'},
+  )
+
+
+@case
+def kernel_that_data_updates(s):
+  """Fast weights: data is added to the kernel, and data meets the sum."""
+
+  def fn(p, x):
+    return x @ (p['w'] + x.T @ jnp.tanh(x @ p['v']))
+
+  return Case(
+    fn,
+    {'v': f32(s.inp, s.out), 'w': f32(s.inp, s.out)},
+    (f32(s.batch, s.inp),),
+    {'v': (0,), 'w': ()},
+    unresolved=('w',),
+    reasons={'w': 'data is added to it before it is contracted'},
+  )
+
+
+@case
+def biases_before_a_product_with_data(s):
+  """Biases of queries, and positions that meet kernels, are no such kernel."""
+
+  def fn(p, x):
+    q = jnp.einsum('bti,ihd->bthd', x + p['positions'], p['q']) + p['b']
+    k = jnp.einsum('bti,ihd->bthd', x + p['positions'], p['k'])
+    scores = jnp.einsum('bthd,bshd->bhts', q, k) + p['distances']
+    return jnp.einsum('bhts,bshd->bthd', jax.nn.softmax(scores), k)
+
+  heads = (s.heads, s.width)
+  return Case(
+    fn,
+    {
+      'b': f32(*heads),
+      'distances': f32(s.time, s.time),
+      'k': f32(s.inp, *heads),
+      'positions': f32(s.time, s.inp),
+      'q': f32(s.inp, *heads),
+    },
+    (f32(s.batch, s.time, s.inp),),
+    {'b': (), 'distances': (), 'k': (0,), 'positions': (), 'q': (0,)},
+    reasons=dict.fromkeys(
+      ('b', 'distances', 'positions'), 'added to activations'
+    ),
+  )
