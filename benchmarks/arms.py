@@ -11,11 +11,16 @@ def ours():
 
 
 def naive():
-  """What one would write by hand, with our axes."""
+  """What one would write by hand, with our axes, known from `init` on."""
+  axes = None
+
+  def init_fn(params):
+    nonlocal axes
+    axes = optax_gc.flax_weight_axes(params)
+    return optax.EmptyState()
 
   def update_fn(updates, state, params=None):
     del params
-    axes = optax_gc.flax_weight_axes(updates)
     return jax.tree.map(
       lambda spec, g: (
         g - g.mean(spec.reduction_axis, keepdims=True)
@@ -27,7 +32,7 @@ def naive():
       is_leaf=lambda x: isinstance(x, optax_gc.WeightAxes),
     ), state
 
-  return optax.GradientTransformation(lambda _: optax.EmptyState(), update_fn)
+  return optax.GradientTransformation(init_fn, update_fn)
 
 
 ARMS = {

@@ -15,7 +15,7 @@ In two shells of one machine, without accelerators:
 
 Under SLURM, and on a slice of a TPU pod, JAX finds the others by itself:
 
-  srun --nodes 2 --ntasks-per-node 4 --gpus-per-task 1 \
+  srun --nodes 2 --ntasks-per-node 4 --gpus-per-node 4 \
     python examples/train_multihost.py --out /shared/run
 
   gcloud compute tpus tpu-vm ssh NAME --zone ZONE --worker all \

@@ -228,7 +228,7 @@ def weight_axes_resolver(
     key = structure, tuple(kinds)
     try:
       found = known.get(key)
-    except TypeError:  # Static fields of a module may have no hash.
+    except (TypeError, ValueError):  # Static fields may not compare.
       return resolve_weight_axes(weight_axes, tree, conv_only)
     if found is None:
       resolved = resolve_weight_axes(weight_axes, tree, conv_only)

@@ -778,12 +778,27 @@ def _decay(
 def _on_projected_params(
   decay: optax.GradientTransformation, gc: optax.GradientTransformation
 ) -> optax.GradientTransformation:
+  """Decays by what centralization leaves of the params."""
+
   def update_fn(updates, state, params=None):
     if params is not None:  # Else `decay` says that it needs them.
+      params = jax.tree.map(
+        _param_like_update, updates, params, is_leaf=lambda x: x is None
+      )
       params, _ = gc.update(params, optax.EmptyState())
     return decay.update(updates, state, params)
 
   return optax.GradientTransformation(decay.init, update_fn)
+
+
+def _param_like_update(update: Any, param: Any) -> Any:
+  """A param with the holes of the updates, as axes are resolved on a tree.
+
+  It is as wide as its sum with the update, so that it is rounded once.
+  """
+  if update is None or not jnp.issubdtype(update.dtype, jnp.inexact):
+    return None if update is None else param
+  return param.astype(jnp.promote_types(update.dtype, param.dtype))
 
 
 def _checked_mask(mask: Any, tree: Any) -> Any:

@@ -6,6 +6,7 @@ weight axes are resolved, and the mesh axes that means are taken over.
 """
 
 from collections.abc import Callable, Sequence
+import math
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -136,13 +137,9 @@ class _Layout:
     """The shape of the array of which the leaf is a part."""
     shape = []
     for axis, size in enumerate(self.shape):
-      for name in self.split[axis]:
-        parts = _bound_size(name)
-        if parts is None:
-          self._check_even(axis, name)
-        else:
-          size *= parts
-      shape.append(size)
+      self._check_even(axis)
+      bound = [_bound_size(name) or 1 for name in self.split[axis]]
+      shape.append(size * math.prod(bound))
     return tuple(shape)
 
   def mesh_axes(self, axes: Sequence[int]) -> tuple[str, ...]:
@@ -162,13 +159,15 @@ class _Layout:
             'partition_specs: XLA itself takes the mean over the whole array',
           )
 
-  def _check_even(self, axis: int, name: str) -> None:
+  def _check_even(self, axis: int) -> None:
     """Raises if a whole array cannot be split, where the mesh is known."""
-    parts = jax.sharding.get_abstract_mesh().shape.get(name, 1)
+    sizes = jax.sharding.get_abstract_mesh().shape
+    names = [name for name in self.split[axis] if _bound_size(name) is None]
+    parts = math.prod(sizes.get(name, 1) for name in names)
     if self.shape[axis] % parts:
       self._fail(
-        f'its dimension {axis} does not split over {name!r} into {parts} equal '
-        'parts'
+        f'its dimension {axis} does not split over '
+        f'{", ".join(map(repr, names))} into {parts} equal parts'
       )
 
   def _names(self, entry: Any) -> tuple[str, ...]:

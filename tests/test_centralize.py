@@ -1,5 +1,8 @@
 """The mathematics of gradient centralization, and its numerics."""
 
+import dataclasses
+import functools
+
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -337,6 +340,26 @@ def test_a_single_array_is_a_tree():
   g = jnp.arange(6.0).reshape(3, 2)
   got = update(optax_gc.gc(optax_gc.WeightAxes(1)), g)
   np.testing.assert_array_equal(got, g - g.mean(1, keepdims=True))
+
+
+def test_static_fields_that_do_not_compare_are_no_obstacle():
+  """Axes are then read again at each update."""
+
+  @functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=['kernel'],
+    meta_fields=['table'],
+  )
+  @dataclasses.dataclass
+  class Layer:
+    kernel: jax.Array
+    table: np.ndarray
+
+  tx = optax_gc.gc({'kernel': optax_gc.WeightAxes(0)})
+  layers = [Layer(jnp.eye(3), np.arange(3)) for _ in range(2)]
+  state = tx.init(layers[0])
+  updates, _ = tx.update(layers[1], state)
+  np.testing.assert_allclose(updates.kernel, np.eye(3) - 1 / 3, atol=1e-6)
 
 
 def test_errors_come_at_init_and_at_the_first_trace():

@@ -118,6 +118,33 @@ def test_decay_inside_the_projection_is_that_of_the_chain(name, decay):
   chex.assert_trees_all_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_decay_is_projected_along_the_axes_of_the_updates():
+  """Params that are not trained neither count nor have to have axes."""
+  key = jax.random.key(0)
+  kernel, bias = jax.random.normal(key, (8, 4, 8)), jnp.ones((8, 8))
+  params = {'kernel': kernel, 'bias': bias}
+  grads = {'kernel': jnp.sin(kernel), 'bias': None}
+  for axes in (None, {'kernel': optax_gc.WeightAxes(0)}):
+    tx = optax_gc.sgd(1.0, weight_decay=0.1, weight_axes=axes)
+    updates, _ = tx.update(grads, tx.init(grads), params)
+    gc = optax_gc.gc(axes)
+    summed = {'kernel': grads['kernel'] + 0.1 * kernel, 'bias': None}
+    expected, _ = gc.update(summed, gc.init(grads))
+    chex.assert_trees_all_close(
+      updates['kernel'], -expected['kernel'], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_decay_of_narrow_params_is_projected_in_the_dtype_of_the_sum():
+  """Float32 gradients: `e^T w` is not moved by the rounding of `P w`."""
+  kernel = 1 + jax.random.normal(jax.random.key(0), (512, 4), jnp.bfloat16)
+  grads = {'kernel': jnp.zeros((512, 4))}
+  tx = optax_gc.sgd(1.0, weight_decay=1.0)
+  updates, _ = tx.update(grads, tx.init(grads), {'kernel': kernel})
+  assert updates['kernel'].dtype == jnp.float32
+  assert abs(updates['kernel'].mean(0)).max() < 1e-6
+
+
 @pytest.mark.parametrize('where', ['gradient', 'update'])
 @pytest.mark.parametrize('name', FORMULAS)
 def test_formula(name, where):

@@ -366,6 +366,10 @@ def test_uneven_parts_raise_where_the_mesh_is_known(mesh):
   message = r"its dimension 0 does not split over 'x' into 4 equal parts"
   with jax.set_mesh(mesh), pytest.raises(ValueError, match=message):
     tx.init({'kernel': normal(6, 4)})
+  tx = optax_gc.gc(partition_specs={'kernel': P(('x', 'y'))})
+  message = r"does not split over 'x', 'y' into 8 equal parts"
+  with jax.set_mesh(mesh), pytest.raises(ValueError, match=message):
+    tx.init({'kernel': normal(4, 4)})
 
 
 def test_axes_are_checked_on_whole_arrays(mesh):
