@@ -13,6 +13,9 @@ from zoo import CASES, Missing, Sizes
 import optax_gc
 from optax_gc import _certificate
 
+# One worker of xdist runs them all, as the last counts what the others found.
+pytestmark = pytest.mark.xdist_group('certificate')
+
 # One example, few positions, weight vectors of more elements.
 _SMALL = Sizes(
   batch=1,
