@@ -80,8 +80,12 @@ class _Reader:
     known = dict.fromkeys(program.consts, _views.CONSTANT)
     known.update(zip(program.inputs, values, strict=True))
     copies: dict[Any, Any] = {}
-    self.ledger.enter(path, backward)
-    for equation in program.equations:
+    reverse = _jaxpr.backward_in(program.equations)
+    for equation, made_in_reverse in zip(
+      program.equations, reverse, strict=True
+    ):
+      is_backward = backward or made_in_reverse
+      self.ledger.enter(path, is_backward)
       operands = [
         _views.CONSTANT if _jaxpr.is_literal(a) else known[a]
         for a in equation.invars
@@ -92,8 +96,7 @@ class _Reader:
       else:
         results = _rules.apply(equation, operands, self.ledger)
       if results is None:
-        results = self._call(equation, operands, path, backward)
-        self.ledger.enter(path, backward)
+        results = self._call(equation, operands, path, is_backward)
       known.update(zip(equation.outvars, results, strict=True))
     return [
       _views.CONSTANT if _jaxpr.is_literal(a) else known[a]
@@ -102,7 +105,6 @@ class _Reader:
 
   def _call(self, equation, operands, path, backward):
     path = (*path, *_jaxpr.scopes(equation))
-    backward = backward or _jaxpr.is_backward(equation)
     special = {
       'scan': self._scan,
       'while': self._while,

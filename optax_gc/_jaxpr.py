@@ -135,11 +135,26 @@ def is_backward(equation: Equation) -> bool:
   transposed derivative. A mere transposition (``jax.linear_transpose``) is a
   forward program of its own.
   """
-  transforms = [name for name, scope in _name_stack(equation) if not scope]
+  transforms = _transforms(equation)
   return (
     'transpose' in transforms
     and 'jvp' in transforms[transforms.index('transpose') :]
   )
+
+
+def backward_in(equations: Sequence[Equation]) -> list[bool]:
+  """Which equations of one program reverse-mode differentiation made.
+
+  What it moved out of a loop has forgotten the derivative. It is told by its
+  company: beside transposed derivatives, all that is transposed counts as such.
+  """
+  if any(map(is_backward, equations)):
+    return ['transpose' in _transforms(e) for e in equations]
+  return [False] * len(equations)
+
+
+def _transforms(equation: Equation) -> list[str]:
+  return [name for name, scope in _name_stack(equation) if not scope]
 
 
 def _name_stack(equation: Equation) -> Iterator[tuple[str, bool]]:

@@ -251,7 +251,7 @@ def store_mixed(b: Builder, sub: Sub, name: str) -> Sub | None:
   # Does the mixture scale kernels, or contract what they return?
   weights = {
     name: weight.insert(axis, parts),
-    mixture: Weight((parts,), contested=True),
+    mixture: Weight((parts,), contested=True, fed=True),
   }
   return _stored(sub, name, weights, undo, 'mixture')
 

@@ -1710,3 +1710,32 @@ def biases_before_a_product_with_data(s):
       ('b', 'distances', 'positions'), 'added to activations'
     ),
   )
+
+
+@case
+def gradient_moves_a_layer_out_of_a_loop(s):
+  """A gradient of a gradient; a loop's layer on learned queries is constant."""
+
+  def attend(p, x):
+    asked = jnp.broadcast_to(p['queries'], (s.batch, *p['queries'].shape))
+    q = jnp.einsum('bti,ih->bth', asked, p['q'])
+    k = jnp.einsum('si,ih->sh', x, p['k'])
+    return jax.nn.softmax(jnp.einsum('bth,sh->bts', q, k))
+
+  def energy(x, p):
+    return jnp.sum(jnp.tanh(lax.map(partial(attend, p), x)))
+
+  def fn(p, x):
+    return jax.grad(lambda p: jnp.sum(jax.grad(energy)(x, p)))(p)
+
+  return Case(
+    fn,
+    {
+      'k': f32(s.inp, s.hid),
+      'q': f32(s.inp, s.hid),
+      'queries': f32(s.layers, s.inp),
+    },
+    (f32(s.batch, s.time, s.inp),),
+    {'k': (0,), 'q': (0,), 'queries': ()},
+    reasons={'queries': 'plays the activation'},
+  )
