@@ -194,12 +194,13 @@ def describe(experiment: Experiment) -> list[str]:
 def settings(config: Config) -> str:
   size = f'{config.train_size:,}' if config.train_size else 'all'
   unit = 'bytes' if config.data == 'text' else 'images'
+  body = f' ({config.body_rate:g} but for the head)' if config.body_rate else ''
   has_width = not config.vmapped and config.width is not None
   width = f' of width {config.width}' if has_width else ''
   words = [
     f'{config.data}, {size} training {unit}',
     f'{config.model}{width}',
-    f'{config.optimizer} at {config.learning_rate:g}',
+    f'{config.optimizer} at {config.learning_rate:g}{body}',
     f'decay {config.weight_decay:g}',
     f'{config.epochs} epochs',
     f'batches of {config.batch_size}',
