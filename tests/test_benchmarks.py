@@ -7,7 +7,6 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 
 import optax_gc
