@@ -85,7 +85,7 @@ SGD = {
 
 
 @pytest.mark.parametrize('make', SGD.values(), ids=SGD)
-def test_theorem_4_1(make):
+def test_theorem_4_1(make, x64):
   """Adding gamma to every input adds gamma 1^T w_0 to every output, ever.
 
   The paper writes the difference with the other sign; the constant is it.
@@ -99,7 +99,8 @@ def test_theorem_4_1(make):
     x = jax.random.normal(key, shape)
     shift = apply(x + gamma, w) - apply(x, w)
     expected = jnp.broadcast_to(gamma * w0.sum(KERNELS[name]), shift.shape)
-    np.testing.assert_allclose(shift, expected, atol=2e-6)
+    assert shift.dtype == jnp.float64
+    np.testing.assert_allclose(shift, expected, rtol=1e-12, atol=1e-12)
     assert abs(w - w0).max() > 1e-3
 
 
