@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import functools
+import math
 from typing import Any
 
 import jax
@@ -168,16 +169,24 @@ def _mean(g: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   """Means in at least float32, with the reduced axes kept."""
   wide = jnp.promote_types(g.dtype, jnp.float32)
 
-  def mean(g):
-    return jnp.mean(g.astype(wide), axes, keepdims=True)
+  def total(g):
+    return jnp.sum(g.astype(wide), axes, keepdims=True)
 
-  if g.dtype == wide:
-    return mean(g)
-  # XLA for CPU would share the upcast between mean and subtraction, and so
-  # write it out: 5 gradient sizes of traffic instead of 1.
-  return lax.platform_dependent(
-    g, cpu=lambda g: mean(lax.optimization_barrier(g)), default=mean
-  )
+  def total_on_cpu(g):
+    if g.dtype != wide:
+      # XLA for CPU would share the upcast between sum and subtraction, and so
+      # write it out: 5 gradient sizes of traffic instead of 1.
+      g = lax.optimization_barrier(g)
+    if jnp.iscomplexobj(g):
+      return total(g)
+    # Of large leaves it would subtract in the kernel that sums, and write out
+    # the difference: 2 gradient sizes and more. This rounds nothing, but ends
+    # that kernel.
+    info = jnp.finfo(wide)
+    return lax.reduce_precision(total(g), info.nexp, info.nmant)
+
+  count = math.prod(g.shape[axis] for axis in axes)
+  return lax.platform_dependent(g, cpu=total_on_cpu, default=total) / count
 
 
 @jax.jit

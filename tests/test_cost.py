@@ -59,8 +59,11 @@ def added(gc, name, params):
   return step(optax.chain(gc, tx()), params) - step(tx(), params)
 
 
+# XLA for CPU sums leaves of more than some 4 million elements in other kernels.
 @pytest.mark.parametrize('name', OPTIMIZERS)
-@pytest.mark.parametrize(('size', 'bound'), [(1024, 1.01), (64, 1.06)])
+@pytest.mark.parametrize(
+  ('size', 'bound'), [(4096, 1.01), (1024, 1.01), (64, 1.06)]
+)
 def test_float32_on_cpu_reads_the_gradient_once_more(name, size, bound):
   moved, temporaries = added(optax_gc.gc(), name, kernels(2, size))
   assert moved <= bound + SLACK
@@ -68,7 +71,9 @@ def test_float32_on_cpu_reads_the_gradient_once_more(name, size, bound):
 
 
 @pytest.mark.parametrize('name', OPTIMIZERS)
-@pytest.mark.parametrize(('size', 'bound'), [(1024, 1.01), (64, 1.1)])
+@pytest.mark.parametrize(
+  ('size', 'bound'), [(4096, 1.01), (1024, 1.01), (64, 1.1)]
+)
 def test_bfloat16_on_cpu_reads_the_gradient_once_more(name, size, bound):
   if VERSION < (0, 7):
     pytest.skip('the barrier is dropped by the XLA of old JAX: as the naive')
@@ -76,9 +81,28 @@ def test_bfloat16_on_cpu_reads_the_gradient_once_more(name, size, bound):
   moved, temporaries = added(optax_gc.gc(), name, params)
   assert moved <= bound
   assert temporaries <= max(0.01, 2 / size)  # The means are of 1 / size.
-  by_hand, written = added(naive(), name, params)
-  assert by_hand >= 5
-  assert written >= 1.9
+  by_hand = added(naive(), name, params)
+  least = (3, 0.9) if (name, size) == ('sgd', 4096) else (5, 1.9)
+  assert (by_hand >= least).all()
+
+
+@pytest.mark.parametrize(
+  ('shape', 'axes'),
+  [
+    ((8, 1024, 1024), 1),
+    ((8, 1024, 1024), 2),
+    ((1024, 8, 1024), 0),
+    ((1024, 16, 512), 0),
+    ((16, 64, 8192), (0, 1)),
+  ],
+)
+@pytest.mark.parametrize('name', ['sgd', 'adam'])
+def test_stacked_and_split_axes_cost_the_same(name, shape, axes):
+  params = {x: jax.ShapeDtypeStruct(shape, jnp.float32) for x in 'ab'}
+  gc = optax_gc.gc(dict.fromkeys(params, optax_gc.WeightAxes(axes)))
+  moved, temporaries = added(gc, name, params)
+  assert moved <= 1.01 + SLACK
+  assert temporaries <= 0.01 + SLACK
 
 
 @pytest.mark.parametrize('name', OPTIMIZERS)
@@ -89,8 +113,9 @@ def test_float16_on_cpu_costs_no_more_than_by_hand(name):
   assert (ours <= by_hand + 0.01).all()
 
 
-def test_decay_inside_the_projection_reads_gradient_and_params_once_more():
-  params = kernels(2, 1024)
+@pytest.mark.parametrize('size', [1024, 4096])
+def test_decay_inside_the_projection_reads_gradient_and_params_once_more(size):
+  params = kernels(2, size)
   decay = optax.add_decayed_weights(1e-4)
   sgd = OPTIMIZERS['sgd']
   ours = optax_gc.sgd(0.1, momentum=0.9, weight_decay=1e-4)
@@ -108,11 +133,12 @@ def test_a_constant_zero_decay_costs_nothing():
   np.testing.assert_array_equal(step(ours, params), step(plain, params))
 
 
-def test_clipping_before_centralizing_costs_no_more_than_apart():
+@pytest.mark.parametrize('size', [1024, 4096])
+def test_clipping_before_centralizing_costs_no_more_than_apart(size):
   """The norm's read, the mean's read, and the clipped gradient written."""
   if VERSION < (0, 7):
     pytest.skip('the XLA of old JAX writes the clipped gradient twice')
-  params = kernels(2, 1024)
+  params = kernels(2, size)
   sgd = OPTIMIZERS['sgd']
   clip = optax.clip_by_global_norm(1.0)
   plain, _ = step(sgd(), params)
