@@ -10,13 +10,13 @@ not compiled again: remove the file to start anew.
 """
 
 import argparse
-import importlib.metadata
 import itertools
 import json
 import pathlib
 
 import hlo
 import jax
+from machine import machine, same_machine
 import rich.console
 import rich.progress
 import rich.table
@@ -26,6 +26,7 @@ import topologies
 RESULTS = pathlib.Path(__file__).parent / 'results/collectives.json'
 PLATFORMS = ('cpu', 'h100x4', 'v5e-2x2')
 WAYS = ('jit', 'shard_map')
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'jax-cuda12-plugin', 'libtpu')
 
 
 def measure(platform, layout, way):
@@ -89,22 +90,17 @@ def main():
   args = parser.parse_args()
   jax.config.update('jax_num_cpu_devices', 8)
   args.results.parent.mkdir(exist_ok=True)
-  rows = (
-    json.loads(args.results.read_text())['programs']
-    if args.results.exists()
-    else []
-  )
+  report = {'machine': machine(*PACKAGES), 'programs': []}
+  if args.results.exists():
+    here, report = report['machine'], json.loads(args.results.read_text())
+    same_machine(report, args.results, here)
+  rows = report['programs']
   done = {(row['platform'], row['layout'], row['way']) for row in rows}
-  versions = {
-    package: importlib.metadata.version(package)
-    for package in ('jax', 'jaxlib', 'flax', 'optax')
-  }
   todo = itertools.product(args.platforms, sharded_step.LAYOUTS, WAYS)
   todo = [key for key in todo if key not in done]
   for key in rich.progress.track(todo, description='Compiling'):
     rows.append(measure(*key))
-    content = {'versions': versions, 'programs': rows}
-    args.results.write_text(json.dumps(content, indent=1) + '\n')
+    args.results.write_text(json.dumps(report, indent=1) + '\n')
   rich.console.Console(width=120).print(table(rows))
 
 

@@ -11,17 +11,15 @@ arrays, so they are small. Processor time is measured, as machines are shared.
 
 import argparse
 import gc
-import importlib.metadata
 import json
-import os
 import pathlib
-import platform
 import statistics
 import time
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from machine import machine
 
 import optax_gc
 
@@ -164,25 +162,6 @@ def equations(jaxpr):
   return total
 
 
-def machine():
-  packages = ('jax', 'flax')
-  return {
-    'processor': processor(),
-    'cores': os.cpu_count(),
-    'python': platform.python_version(),
-    **{p: importlib.metadata.version(p) for p in packages},
-  }
-
-
-def processor():
-  info = pathlib.Path('/proc/cpuinfo')
-  if info.exists():
-    for line in info.read_text().splitlines():
-      if line.startswith('model name'):
-        return line.partition(':')[2].strip()
-  return platform.processor()
-
-
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--repeats', type=int, default=11)
@@ -194,7 +173,8 @@ def main():
   }
   cases['plain transformer, 24 layers'] = lambda: plain_transformer(24)
   cases['ResNet-50'] = resnet_50
-  print(json.dumps(machine()))
+  where = machine('jax', 'flax')
+  print(json.dumps(where))
   print(
     f'{"program":30}{"equations":>10}{"make_jaxpr":>12}{"infer":>10}'
     f'{"infer/make":>12}{"us/equation":>13}'
@@ -209,7 +189,7 @@ def main():
     )
   args.results.parent.mkdir(exist_ok=True)
   args.results.write_text(
-    json.dumps({'machine': machine(), 'programs': rows}, indent=1) + '\n'
+    json.dumps({'machine': where, 'programs': rows}, indent=1) + '\n'
   )
 
 

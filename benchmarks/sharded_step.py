@@ -96,7 +96,7 @@ class Programs:
     return jax.jit(update).lower(self.params).compile()
 
   def step(self, way: str, centralize: bool) -> jax.stages.Compiled:
-    """A whole step of SGD with momentum."""
+    """A whole step of SGD with momentum, which overwrites params and state."""
     gc = self._centralization(way) if centralize else optax.identity()
     tx = optax.chain(gc, optax.sgd(0.1, momentum=0.9))
     is_manual = way == 'shard_map'
@@ -119,7 +119,9 @@ class Programs:
       specs = (self.specs, self.specs)
       step = self._shard_map(step, (*specs, P(ALL), P(ALL)), specs)
     shardings = jax.tree.map(lambda x: x.sharding, self.params)
-    step = jax.jit(step, out_shardings=(shardings, shardings))
+    step = jax.jit(
+      step, out_shardings=(shardings, shardings), donate_argnums=(0, 1)
+    )
     return step.lower(self.params, self.params, *self.batch).compile()
 
   def gradient_bytes(self) -> int:

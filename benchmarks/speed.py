@@ -16,7 +16,6 @@ those are installed. `benchmarks/draw_speed.py` draws the tables and figures.
 
 import argparse
 import functools
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -28,9 +27,9 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # The rest is compiled for only.
 import arms
 import counts
 from flax import linen as nn
-from inference_cost import machine
 import jax
 import jax.numpy as jnp
+from machine import machine, same_machine
 import numerics
 import optax
 from rich import progress
@@ -311,21 +310,19 @@ PARTS = {
   'steps': step_cases,
 }
 EXTRAS = {'accelerators': 'libtpu', 'torch': 'torch'}
+PACKAGES = (
+  'jax',
+  'flax',
+  'optax',
+  'optax_gc',
+  'torch',
+  'jax-cuda12-plugin',
+  'libtpu',
+)
 
 
 def installed(part):
   return part not in EXTRAS or importlib.util.find_spec(EXTRAS[part])
-
-
-def environment():
-  packages = ('optax', 'torch', 'jax-cuda12-plugin', 'libtpu')
-  versions = {}
-  for package in packages:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      versions[package] = None
-  return {**machine(), 'optax_gc': optax_gc.__version__, **versions}
 
 
 def main():
@@ -336,9 +333,10 @@ def main():
   parser.add_argument('--rounds', type=int, default=15)
   parser.add_argument('--budget', type=float, default=20, help='seconds a case')
   args = parser.parse_args()
-  report = {'machine': environment(), 'cases': []}
+  report = {'machine': machine(*PACKAGES), 'cases': []}
   if args.output.exists():
-    report = json.loads(args.output.read_text())
+    here, report = report['machine'], json.loads(args.output.read_text())
+    same_machine(report, args.output, here)
   clock = Clock(args.rounds, args.budget)
   parts = args.parts or [part for part in PARTS if installed(part)]
   cases = [

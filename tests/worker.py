@@ -2,13 +2,15 @@
 
   python tests/worker.py STEP OPTIONS...
 
-kills its own process, with no chance to clean up, after the given step; never,
-if that is -1.
+kills its own process, with no chance to clean up, after the given step and the
+checkpoint before it, which is written while training goes on; never, if that is
+-1.
 """
 
 import os
 import signal
 import sys
+import time
 
 import train_fsdp
 import train_multihost
@@ -22,6 +24,9 @@ def main(last_step, options):
     def killing(step, loss):
       on_step(step, loss)
       if step == last_step:
+        saved = step - step % run.config.checkpoint_every
+        while saved and not (checkpoints.directory / str(saved)).exists():
+          time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGKILL)
 
     return train(run, tokens, checkpoints, killing)
