@@ -69,12 +69,14 @@ def step_times(report):
         quartiles(row, 'ours', 'none'),
         quartiles(row, 'ours', 'naive'),
         quartiles(row, 'ours', 'optax.centralize'),
+        quartiles(row, 'none', 'optax.centralize'),
         quartiles(row, 'ours', 'none', 'processor'),
         len(row['wall']['ours']),
       ]
     )
   head = ['tree', 'dtype', 'optimizer', 'ours / none', 'ours / naive']
-  head += ['ours / optax.centralize', 'ours / none, processor', 'turns']
+  head += ['ours / optax.centralize', 'none / optax.centralize']
+  head += ['ours / none, processor', 'turns']
   return table(head, rows)
 
 
@@ -140,16 +142,13 @@ def alone(report):
         ]
       )
   for row in select(report, part='trace'):
-    for base in ARMS[1:]:
-      rows.append(
-        [
-          f'tracing 2,000 leaves: ours / {base}',
-          quartiles(row, 'ours', base),
-          quartiles(row, 'ours', base, 'processor'),
-        ]
-      )
-    lines = ', '.join(f'{arm} {n:,}' for arm, n in row['lines'].items())
-    rows.append([f'StableHLO lines of 2,000 leaves: {lines}', '', ''])
+    what = f'{row["case"]["stage"]}, {row["case"]["tree"]}: ours / '
+    for base in (*ARMS[1:], 'one operation'):
+      both = (quartiles(row, 'ours', base, c) for c in ('wall', 'processor'))
+      rows.append([what + base, *both])
+    if 'lines' in row:
+      lines = ', '.join(f'{arm} {n:,}' for arm, n in row['lines'].items())
+      rows.append([f'StableHLO lines, {row["case"]["tree"]}: {lines}', '', ''])
   for row in select(report, part='training'):
     percent = [
       '{1:.2f} % [{0:.2f}, {2:.2f}]'.format(

@@ -203,31 +203,37 @@ def eager_case(clock, tree):
 
 
 def trace_cases(clock):
-  yield {'tree': '2,000 leaves'}, functools.partial(trace_case, clock)
+  for stage in ('trace', 'trace and lower'):
+    case = {'tree': '2,000 leaves', 'stage': stage}
+    yield case, functools.partial(trace_case, clock, 'lower' in stage)
 
 
-def trace_case(clock):
-  """Tracing of centralization alone, after `init`, from empty caches."""
+def trace_case(clock, lowers):
+  """Centralization alone, after `init`, from empty caches.
+
+  Beside the arms: the whole without any, and one operation on every leaf, which
+  is the least that a transformation can add.
+  """
   grads = trees.many_leaves()
-  transformations = {
-    arm: arms.ARMS[arm]() for arm in ('ours', 'naive', 'optax.centralize')
-  }
+  transformations = {arm: make() for arm, make in arms.ARMS.items()}
+  transformations['one operation'] = optax.scale(2.0)
 
-  def trace(tx):
+  def make(tx):
     state = tx.init(grads)
 
     def run():
       jax.clear_caches()
-      return jax.jit(lambda g: tx.update(g, state)[0]).trace(grads)
+      traced = jax.jit(lambda g: tx.update(g, state)[0]).trace(grads)
+      return traced.lower() if lowers else traced
 
     return run
 
-  functions = {arm: trace(tx) for arm, tx in transformations.items()}
-  lines = {
-    arm: len(run().lower().as_text().splitlines())
-    for arm, run in functions.items()
-  }
-  return {'lines': lines, **clock(functions)}
+  functions = {arm: make(tx) for arm, tx in transformations.items()}
+  times = clock(functions)
+  if not lowers:
+    return times
+  texts = {arm: run().as_text() for arm, run in functions.items()}
+  return {'lines': {a: len(t.splitlines()) for a, t in texts.items()}, **times}
 
 
 class ResNet18(nn.Module):
@@ -310,15 +316,7 @@ PARTS = {
   'steps': step_cases,
 }
 EXTRAS = {'accelerators': 'libtpu', 'torch': 'torch'}
-PACKAGES = (
-  'jax',
-  'flax',
-  'optax',
-  'optax_gc',
-  'torch',
-  'jax-cuda12-plugin',
-  'libtpu',
-)
+PACKAGES = ('jax', 'flax', 'optax', 'torch', 'jax-cuda12-plugin', 'libtpu')
 
 
 def installed(part):
@@ -333,9 +331,10 @@ def main():
   parser.add_argument('--rounds', type=int, default=15)
   parser.add_argument('--budget', type=float, default=20, help='seconds a case')
   args = parser.parse_args()
-  report = {'machine': machine(*PACKAGES), 'cases': []}
+  here = {**machine(*PACKAGES), 'optax_gc': optax_gc.__version__}
+  report = {'machine': here, 'cases': []}
   if args.output.exists():
-    here, report = report['machine'], json.loads(args.output.read_text())
+    report = json.loads(args.output.read_text())
     same_machine(report, args.output, here)
   clock = Clock(args.rounds, args.budget)
   parts = args.parts or [part for part in PARTS if installed(part)]
