@@ -143,7 +143,7 @@ def alone(report):
       )
   for row in select(report, part='trace'):
     what = f'{row["case"]["stage"]}, {row["case"]["tree"]}: ours / '
-    for base in (*ARMS[1:], 'one operation'):
+    for base in (*ARMS[1:], 'one operation', 'none'):
       both = (quartiles(row, 'ours', base, c) for c in ('wall', 'processor'))
       rows.append([what + base, *both])
     if 'lines' in row:
@@ -197,10 +197,10 @@ def residuals(report):
 
 def provenance(report):
   versions = ', '.join(f'{k} {v}' for k, v in report['machine'].items() if v)
-  loads = [row['load'] for row in report['cases']]
+  loads = [row['load'] for row in report['cases'] if 'wall' in row]
   return (
-    f'{versions}. The load of the machine was {min(loads):.0f} to '
-    f'{max(loads):.0f} while it ran.'
+    f'{versions}. The load of the machine was {min(loads):.1f} to '
+    f'{max(loads):.1f} before what was timed.'
   )
 
 

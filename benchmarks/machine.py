@@ -1,26 +1,48 @@
-"""What a benchmark ran on, for its report."""
+"""What a benchmark ran on, and its report, which goes on where it stopped."""
 
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
+from typing import Any
 
 
-def machine(*packages: str) -> dict[str, str | int | None]:
-  """The processor, its cores that may be used, and versions of packages."""
-  return {
-    'processor': _processor(),
-    'cores': len(os.sched_getaffinity(0)),
-    'python': platform.python_version(),
-    **{package: _version(package) for package in packages},
-  }
+def versions(*packages: str) -> dict[str, str]:
+  """Those of Python and of the packages that are installed."""
+  found = {'python': platform.python_version()}
+  for package in packages:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
 
 
-def _version(package):
-  try:
-    return importlib.metadata.version(package)
-  except importlib.metadata.PackageNotFoundError:
-    return None
+def machine(*packages: str) -> dict[str, Any]:
+  """Versions, the processor and the number of its cores."""
+  cores = os.cpu_count()
+  return {'processor': _processor(), 'cores': cores, **versions(*packages)}
+
+
+def begun(path: pathlib.Path, rows: str, here: dict[str, Any]) -> dict:
+  """The report of a file, or a new one with an empty list of rows.
+
+  Raises:
+    SystemExit: If it was begun with other versions, or on another machine.
+  """
+  if not path.exists():
+    return {'machine': here, rows: []}
+  report = json.loads(path.read_text())
+  there = report['machine']
+  other = {k for k in there.keys() & here.keys() if there[k] != here[k]}
+  if other:
+    raise SystemExit(
+      f'{path} was begun with other {", ".join(sorted(other))}: {there}, and '
+      f'this is {here}. Give another file, or remove it to start anew.'
+    )
+  report['machine'] = there | here  # A package may have been installed since.
+  return report
 
 
 def _processor():
@@ -30,12 +52,3 @@ def _processor():
       if line.startswith('model name'):
         return line.partition(':')[2].strip()
   return platform.processor()
-
-
-def same_machine(report: dict, path: pathlib.Path, now: dict) -> None:
-  """Raises if a report that is to go on was begun elsewhere."""
-  if report['machine'] != now:
-    raise SystemExit(
-      f'{path} was begun with {report["machine"]}, but this is {now}. Give '
-      'another file, or remove that one to start anew.'
-    )

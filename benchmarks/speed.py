@@ -16,6 +16,7 @@ those are installed. `benchmarks/draw_speed.py` draws the tables and figures.
 
 import argparse
 import functools
+import gc
 import importlib.util
 import json
 import os
@@ -29,7 +30,7 @@ import counts
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from machine import machine, same_machine
+from machine import begun, machine
 import numerics
 import optax
 from rich import progress
@@ -56,10 +57,13 @@ class Clock:
     start = time.monotonic()
     for turn in range(self.rounds):
       for name, run in functions.items():
+        gc.collect()
+        gc.disable()  # Else it falls into one arm's sample or another's.
         began, began_processor = time.perf_counter(), time.process_time()
         run()
         wall[name].append(time.perf_counter() - began)
         processor[name].append(time.process_time() - began_processor)
+        gc.enable()
       if turn >= 4 and time.monotonic() - start > self.budget:
         break
     return {'wall': wall, 'processor': processor}
@@ -203,9 +207,9 @@ def eager_case(clock, tree):
 
 
 def trace_cases(clock):
-  for stage in ('trace', 'trace and lower'):
+  for stage, lowers in (('trace', False), ('trace and lower', True)):
     case = {'tree': '2,000 leaves', 'stage': stage}
-    yield case, functools.partial(trace_case, clock, 'lower' in stage)
+    yield case, functools.partial(trace_case, clock, lowers)
 
 
 def trace_case(clock, lowers):
@@ -218,7 +222,7 @@ def trace_case(clock, lowers):
   transformations = {arm: make() for arm, make in arms.ARMS.items()}
   transformations['one operation'] = optax.scale(2.0)
 
-  def make(tx):
+  def tracer(tx):
     state = tx.init(grads)
 
     def run():
@@ -228,7 +232,7 @@ def trace_case(clock, lowers):
 
     return run
 
-  functions = {arm: make(tx) for arm, tx in transformations.items()}
+  functions = {arm: tracer(tx) for arm, tx in transformations.items()}
   times = clock(functions)
   if not lowers:
     return times
@@ -263,7 +267,7 @@ def training_cases(clock):
 
 def training_case(clock):
   """Centralization alone beside a whole step of training."""
-  model, tx, gc = ResNet18(), arms.OPTIMIZERS['sgd'](), arms.ours()
+  model, tx, ours = ResNet18(), arms.OPTIMIZERS['sgd'](), arms.ours()
   x, y = jnp.ones((128, 32, 32, 3)), jnp.arange(128) % 100
   variables = model.init(jax.random.key(0), x[:1])
   params, stats = variables['params'], variables['batch_stats']
@@ -280,7 +284,7 @@ def training_case(clock):
     updates, state = tx.update(jax.grad(loss)(params), state, params)
     return optax.apply_updates(params, updates), state
 
-  centralize = jax.jit(lambda g: gc.update(g, optax.EmptyState())[0])
+  centralize = jax.jit(lambda g: ours.update(g, optax.EmptyState())[0])
   state = tx.init(params)
   return clock(
     {
@@ -331,11 +335,7 @@ def main():
   parser.add_argument('--rounds', type=int, default=15)
   parser.add_argument('--budget', type=float, default=20, help='seconds a case')
   args = parser.parse_args()
-  here = {**machine(*PACKAGES), 'optax_gc': optax_gc.__version__}
-  report = {'machine': here, 'cases': []}
-  if args.output.exists():
-    report = json.loads(args.output.read_text())
-    same_machine(report, args.output, here)
+  report = begun(args.output, 'cases', machine(*PACKAGES))
   clock = Clock(args.rounds, args.budget)
   parts = args.parts or [part for part in PARTS if installed(part)]
   cases = [

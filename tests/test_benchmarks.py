@@ -23,7 +23,7 @@ def benchmark(monkeypatch):
     return __import__(name)
 
   yield load
-  for name in ('arms', 'counts', 'numerics', 'topologies', 'trees'):
+  for name in ('arms', 'counts', 'machine', 'numerics', 'topologies', 'trees'):
     sys.modules.pop(name, None)
 
 
@@ -114,3 +114,17 @@ def test_residuals_of_the_report_keep_their_bounds():
     if row['dtype'] == 'bfloat16' and row['offset'] == 10:
       assert row['ours'] <= 2e-4
     assert row['ours'] <= row['rounded once'] + 2e-7
+
+
+def test_a_report_goes_on_only_where_it_was_begun(benchmark, tmp_path):
+  begun = benchmark('machine').begun
+  path = tmp_path / 'report.json'
+  new = begun(path, 'cases', {'jax': '1'})
+  assert new == {'machine': {'jax': '1'}, 'cases': []}
+  path.write_text(json.dumps(new))
+  assert begun(path, 'cases', {'jax': '1', 'torch': '2'})['machine'] == {
+    'jax': '1',
+    'torch': '2',
+  }
+  with pytest.raises(SystemExit, match='begun with other jax: .* remove it'):
+    begun(path, 'cases', {'jax': '2'})

@@ -177,6 +177,12 @@ def test_float16_does_not_overflow_over_a_million_elements():
   np.testing.assert_array_equal(np.unique(got), [-16, 16])
 
 
+def test_weight_vectors_may_be_longer_than_int32():
+  g = jax.ShapeDtypeStruct((2**31, 1), jnp.bfloat16)
+  got = jax.eval_shape(lambda g: optax_gc.centralize(g, 0), g)
+  assert (got.shape, got.dtype) == (g.shape, g.dtype)
+
+
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
 def test_a_bad_number_stays_in_its_weight_vector(bad, dtype):

@@ -66,7 +66,7 @@ def added(gc, name, params):
 )
 def test_float32_on_cpu_reads_the_gradient_once_more(name, size, bound):
   moved, temporaries = added(optax_gc.gc(), name, kernels(2, size))
-  assert moved <= bound + SLACK
+  assert 0.99 <= moved <= bound + SLACK
   assert temporaries <= max(0.01, 2 / size) + SLACK  # Means are of 1 / size.
 
 
@@ -79,11 +79,10 @@ def test_bfloat16_on_cpu_reads_the_gradient_once_more(name, size, bound):
     pytest.skip('the barrier is dropped by the XLA of old JAX: as the naive')
   params = kernels(2, size, jnp.bfloat16)
   moved, temporaries = added(optax_gc.gc(), name, params)
-  assert moved <= bound
+  assert 0.99 <= moved <= bound
   assert temporaries <= max(0.01, 2 / size)  # The means are of 1 / size.
   by_hand = added(naive(), name, params)
-  least = (3, 0.9) if (name, size) == ('sgd', 4096) else (5, 1.9)
-  assert (by_hand >= least).all()
+  assert (by_hand >= [moved + 1, temporaries + 0.5]).all()
 
 
 @pytest.mark.parametrize(
@@ -96,12 +95,13 @@ def test_bfloat16_on_cpu_reads_the_gradient_once_more(name, size, bound):
     ((16, 64, 8192), (0, 1)),
   ],
 )
+@pytest.mark.parametrize('leaves', ['a', 'ab'])
 @pytest.mark.parametrize('name', ['sgd', 'adam'])
-def test_stacked_and_split_axes_cost_the_same(name, shape, axes):
-  params = {x: jax.ShapeDtypeStruct(shape, jnp.float32) for x in 'ab'}
+def test_stacked_and_split_axes_cost_the_same(name, leaves, shape, axes):
+  params = {x: jax.ShapeDtypeStruct(shape, jnp.float32) for x in leaves}
   gc = optax_gc.gc(dict.fromkeys(params, optax_gc.WeightAxes(axes)))
   moved, temporaries = added(gc, name, params)
-  assert moved <= 1.01 + SLACK
+  assert 0.99 <= moved <= 1.01 + SLACK
   assert temporaries <= 0.01 + SLACK
 
 

@@ -245,6 +245,7 @@ def test_what_a_whole_step_gains(layout, way, most):
   added = {k: centralized[k] - plain[k] for k in {*plain, *centralized}}
   assert 0 <= added.pop('all-reduce', 0) <= most
   assert not any(added.values())
-  if not most:  # Else XLA may keep a gradient for the all-reduce of the means.
+  # Under `jit` XLA may keep a gradient for the all-reduce of the means.
+  if not most or way == 'shard_map':
     before, after = (x.memory_analysis().temp_size_in_bytes for x in steps)
     assert after - before <= 0.01 * programs.gradient_bytes()

@@ -25,7 +25,10 @@ def main(last_step, options):
       on_step(step, loss)
       if step == last_step:
         saved = step - step % run.config.checkpoint_every
+        deadline = time.monotonic() + 60
         while saved and not (checkpoints.directory / str(saved)).exists():
+          if time.monotonic() > deadline:
+            raise TimeoutError(f'No checkpoint of step {saved} in a minute.')
           time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGKILL)
 
