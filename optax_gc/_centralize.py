@@ -185,10 +185,11 @@ def _mean(g: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     info = jnp.finfo(wide)
     return lax.reduce_precision(total(g), info.nexp, info.nmant)
 
-  # As an array: an int of 2^31 or more would not fit JAX's int32.
   count = math.prod(g.shape[axis] for axis in axes)
-  count = lax.convert_element_type(count, wide)
-  return lax.platform_dependent(g, cpu=total_on_cpu, default=total) / count
+  # Converted, as an int of 2^31 or more would overflow JAX's int32.
+  return lax.platform_dependent(
+    g, cpu=total_on_cpu, default=total
+  ) / lax.convert_element_type(count, wide)
 
 
 @jax.jit

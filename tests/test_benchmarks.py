@@ -126,5 +126,5 @@ def test_a_report_goes_on_only_where_it_was_begun(benchmark, tmp_path):
     'jax': '1',
     'torch': '2',
   }
-  with pytest.raises(SystemExit, match='begun with other jax: .* remove it'):
+  with pytest.raises(SystemExit, match=r'begun with other jax: .* remove it'):
     begun(path, 'cases', {'jax': '2'})
