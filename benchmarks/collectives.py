@@ -1,4 +1,4 @@
-"""What centralization adds to compiled programs: collectives and temporaries.
+"""What centralization adds to compiled programs: collectives and memory.
 
 Compiles the update alone, and a whole training step with and without
 centralization, of the examples' transformer, for each layout of its arrays on a
@@ -38,6 +38,9 @@ def measure(platform, layout, way):
   update = programs.update(way)
   plain, centralized = (programs.step(way, flag) for flag in (False, True))
   size = programs.gradient_bytes()
+  memories = [p.memory_analysis() for p in (update, plain, centralized)]
+  temporaries = [m.temp_size_in_bytes for m in memories]
+  peaks = [m.peak_memory_in_bytes for m in memories]
   return {
     'platform': platform,
     'layout': layout,
@@ -46,14 +49,10 @@ def measure(platform, layout, way):
     'step': hlo.collectives(plain.as_text()),
     'centralized_step': hlo.collectives(centralized.as_text()),
     'gradient_bytes': size,
-    'temporary_share': _temporary(update) / size,
-    'added_temporary_share': (_temporary(centralized) - _temporary(plain))
-    / size,
+    'temporary_share': temporaries[0] / size,
+    'added_temporary_share': (temporaries[2] - temporaries[1]) / size,
+    'added_peak_share': (peaks[2] - peaks[1]) / size,
   }
-
-
-def _temporary(compiled):
-  return compiled.memory_analysis().temp_size_in_bytes
 
 
 def _written(counts):
@@ -70,6 +69,7 @@ def table(rows):
   out = rich.table.Table('platform', 'layout', 'way', 'update alone', 'added')
   out.add_column('temporaries: update', justify='right')
   out.add_column('added', justify='right')
+  out.add_column('peak: added', justify='right')
   for row in rows:
     out.add_row(
       row['platform'],
@@ -79,6 +79,7 @@ def table(rows):
       _added(row),
       f'{row["temporary_share"]:.2%}',
       f'{row["added_temporary_share"]:+.2%}',
+      f'{row["added_peak_share"]:+.2%}',
     )
   return out
 
