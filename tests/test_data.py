@@ -436,7 +436,7 @@ def test_folders_and_arrays_load_alike(loading, class_folders):
 
 
 def test_the_test_set_is_whole_and_in_order(loading):
-  batches = list(loading.ordered_batches(set_of(mirror=True), 'test', 4))
+  batches = list(loading.held_out_batches(set_of(mirror=True), 4))
   assert [len(labels) for _, labels in batches] == [4, 4, 1]
   pixels = np.concatenate([part for part, _ in batches])
   np.testing.assert_array_equal(pixels, numbered(9))

@@ -125,6 +125,10 @@ def test_idx_folder(tmp_path, packed):
   assert 0 <= images.train_images.min() < images.train_images.max() <= 1
   np.testing.assert_array_equal(images.test_labels, np.arange(20) % 10)
   assert images.classes == 10
+  assert images.mirror  # Clothes may be mirrored, digits and letters not.
+  few = data.load('mnist', tmp_path, train_size=5)
+  assert not few.mirror
+  assert few.classes == 10  # Of which the first five show a half.
 
 
 def test_labels_must_match_images(tmp_path):

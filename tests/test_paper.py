@@ -108,7 +108,7 @@ def smallest(name: str) -> Experiment:
     )
     for title, panel in experiment.panels.items()
   }
-  if name in ('weight_decay', 'learning_rate'):
+  if name in ('weight_decay', 'learning_rate', 'where_it_hurts'):
     panels = {title: panels[title] for title in (min(panels), max(panels))}
   experiment = experiment._replace(panels=panels)
   if name in ('optimizers', 'weight_decay', 'learning_rate'):
@@ -134,7 +134,9 @@ def test_every_experiment_runs(name, out, pictures):
   experiment, console = smallest(name), quiet()
   data_dir = pictures if name == 'fine_tune' else None
   settings = options(out, data_dir=data_dir)
-  cli.run(name, experiment, settings, console)
+  mine = cli.shares({name: experiment}, (0, 1))
+  cli.check(mine, settings)
+  cli.run(name, mine[name], settings, console)
   done = records.read(out)
   assert done.keys() == results.run_keys(experiment)
   for record in done.values():
@@ -144,7 +146,7 @@ def test_every_experiment_runs(name, out, pictures):
       assert 0 <= record.curve('test_accuracy')[0] <= 1
     if record.config.statistics:
       assert sum(record['weight_means']) > 0
-  cli.run(name, experiment, settings, console)
+  cli.run(name, mine[name], settings, console)
   runs = len(list(units(experiment)))
   assert f'{name}: {runs} of {runs} runs' in console.file.getvalue()
 
@@ -235,8 +237,38 @@ def test_arms_centralize_what_they_say():
   assert large == everything - {stem}
   body = centralized(dataclasses.replace(CNN, centralize='gc body'))
   assert body == everything - {'head/kernel'}
+  for part, leaf in {'stem': stem, 'head': 'head/kernel'}.items():
+    only = dataclasses.replace(CNN, centralize=f'gc {part}')
+    assert centralized(only) == {leaf}
+  adam = dataclasses.replace(CNN, optimizer='adam')
+  for part in ('large', 'body', 'stem', 'head'):
+    before = dataclasses.replace(adam, centralize=f'gc {part}')
+    after = dataclasses.replace(adam, centralize=f'gc update {part}')
+    assert centralized(after) == centralized(before)
   for name in ('none', 'optax.centralize'):
     assert not centralized(dataclasses.replace(CNN, centralize=name))
+
+
+def test_where_no_kernel_is_small_none_is_spared():
+  everything = centralized(dataclasses.replace(MLP, centralize='gc'))
+  large = centralized(dataclasses.replace(MLP, centralize='gc large'))
+  assert large == everything
+
+
+@pytest.mark.parametrize('centralize', ['gc stem', 'gc update stem'])
+def test_the_stem_is_a_resnet_s_first_convolution(centralize):
+  config = tiny(Config(optimizer='adam', centralize=centralize))
+  assert centralized(config) == {'body/layer0/conv/kernel'}
+
+
+def test_what_is_centralized_after_the_optimizer_differs():
+  losses = {
+    centralize: train(
+      dataclasses.replace(MLP, centralize=centralize), seeds=(0,)
+    )[1]['train_loss'].item(-1)
+    for centralize in ('none', 'gc', 'gc update', 'gc update head')
+  }
+  assert len(set(losses.values())) == 4
 
 
 @pytest.mark.parametrize(
@@ -285,6 +317,10 @@ def test_grids_are_those_of_the_paper():
   assert values('learning_rate', 'optimizer') == {'sgdm', 'adam'}
   assert values('optimizers', 'optimizer') == set(optimizers.OPTIMIZERS)
   assert 'gc update' in values('optimizers', 'centralize')
+  rates = {0.05, 0.1, 0.2, 0.0005, 0.001, 0.0015}
+  assert values('learning_rate', 'learning_rate') == rates
+  assert {0.1, 0.01} <= values('fine_tune', 'learning_rate')
+  assert {0.01, 0.001} <= values('fine_tune', 'body_rate')
   assert len(values('architectures', 'model')) == 5
   assert values('group_norm', 'norm') == {'batch', 'group'}
   seeds = {
@@ -293,6 +329,8 @@ def test_grids_are_those_of_the_paper():
   }
   for name in ('normalization', 'optimizers', 'group_norm', 'sequence'):
     assert seeds[name] == {5}
+  for name in ('architectures', 'weight_decay', 'learning_rate'):
+    assert min(seeds[name]) >= 3
   assert 40 in seeds['wrong_axes']
 
 
@@ -319,13 +357,38 @@ def test_published_networks_are_an_option(out):
   assert sum(sizes) == 23_520_842 - 2 * 9 * 64
 
 
-def test_shards_share_out_all_units():
-  for experiment in EXPERIMENTS.values():
-    everything = list(units(experiment))
-    assert len(set(everything)) == len(everything)
-    parts = [set(everything[i::3]) for i in range(3)]
-    assert set.union(*parts) == set(everything)
-    assert sum(map(len, parts)) == len(everything)
+def test_stems_fit_the_pictures():
+  def stem(*arguments):
+    arguments = ('group_norm', '--published', *arguments)
+    chosen = tyro.cli(cli.Options, args=arguments).chosen()
+    return chosen['group_norm'].panels['GN'].arms['GC'].stem
+
+  assert stem('--data', 'cifar100', '--model', 'resnet50') is None
+  assert stem('--data', 'imagenet', '--model', 'resnext29') is None
+  for model in ('resnet50', 'densenet121'):
+    assert stem('--data', 'imagenet', '--model', model) == 'imagenet'
+  config = Config(model='resnet50', width=None, stem='imagenet')
+  network = tasks.image_network(config, (224, 224, 3), 1000)
+  params, _ = jax.eval_shape(network.init, jax.random.key(0))
+  sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+  assert sum(sizes) == 25_557_032
+
+
+def test_other_epochs_train_no_initial_weights():
+  longer = overridden(EXPERIMENTS['statistics'], epochs=3).panels
+  assert longer['ResNet-50'].arms['initial'].epochs == 0
+  assert longer['digits, MLP, SGDM'].arms['GC'].epochs == 3
+
+
+def test_shards_share_out_all_units_once():
+  parts = [cli.shares(EXPERIMENTS, (i, 3)) for i in range(3)]
+  shared = [unit for part in parts for mine in part.values() for unit in mine]
+  assert len(set(shared)) == len(shared)
+  everything = [unit for e in EXPERIMENTS.values() for unit in units(e)]
+  assert set(shared) == set(everything)
+  assert len(everything) > len(shared)  # Experiments have runs in common.
+  sizes = [sum(map(len, part.values())) for part in parts]
+  assert max(sizes) - min(sizes) <= len(EXPERIMENTS)
 
 
 # Bad settings.
@@ -343,6 +406,12 @@ def test_shards_share_out_all_units():
     (['normalization', '--train-size', '10'], 'do not fill a batch of 64'),
     (['optimizers', '--panels', 'SGDM', 'Lion'], "no panel 'Lion'.*'SGDW'"),
     (['sequence', '--data-dir', '/nowhere'], 'two files of text'),
+    (['all', '--data-dir', '/nowhere'], '/nowhere'),
+    (['wrong_axes', '--data', 'text'], 'resnet8|mlp reads no text'),
+    (['group_norm', '--model', 'cnn'], 'cnn has neither group'),
+    (['fine_tune', '--model', 'resnet50', '--data', 'digits'], 'not of resnet'),
+    (['optimizers', '--epochs', '0'], 'epochs is 0; it must be positive'),
+    (['optimizers', '--seeds', '-1'], 'seeds is -1; it must be positive'),
   ],
 )
 def test_bad_settings_stop_before_anything_is_compiled(
@@ -356,6 +425,22 @@ def test_bad_settings_stop_before_anything_is_compiled(
   with pytest.raises(SystemExit, match=message):
     cli.main([*arguments, '--out', str(out)])
   assert not out.exists()
+
+
+def test_data_of_one_s_own_need_a_folder_of_their_own(tmp_path):
+  before = {path: path.read_bytes() for path in cli.RESULTS.iterdir()}
+  with pytest.raises(SystemExit, match=r'--data-dir, need a folder.*--out'):
+    cli.main(['normalization', '--data-dir', str(tmp_path)])
+  assert before == {path: path.read_bytes() for path in cli.RESULTS.iterdir()}
+
+
+def test_a_missing_package_is_a_message(monkeypatch, out):
+  def load(*_):
+    raise ModuleNotFoundError("No module named 'sklearn'")
+
+  monkeypatch.setattr(tasks, 'load_images', load)
+  with pytest.raises(SystemExit, match=r"paper: No module .*'sklearn'"):
+    cli.main(['wrong_axes', '--out', str(out)])
 
 
 def test_unknown_experiments_are_refused(capsys):
@@ -376,7 +461,7 @@ def test_unknown_arms_are_refused(fields, message, out):
     '', '', {'a': Panel({'b': dataclasses.replace(CNN, **fields)}, 1)}, 0, ''
   )
   with pytest.raises(ValueError, match=message):
-    cli.run('wrong_axes', experiment, options(out), quiet())
+    cli.check({'wrong_axes': list(units(experiment))}, options(out))
 
 
 # Records.
@@ -522,7 +607,6 @@ def test_the_report_is_built_from_recorded_lines(out, tmp_path):
   assert '(figures/sequence.png)' not in page
   picture = docs / 'figures' / 'wrong_axes.png'
   assert picture.read_bytes().startswith(b'\x89PNG')
-  assert results.WHEN_IT_HELPS.read_text() in page
 
 
 def test_intervals_without_zero_are_bold_and_counted(out, tmp_path):
@@ -554,15 +638,28 @@ def test_figures_are_drawn_even_of_diverged_runs(out, tmp_path, figure):
   panels = {'digits': Panel(ARMS | {'lost': lost}, 3)}
   experiments = {'wrong_axes': fake(panels, figure)}
   page = results.write(tmp_path, experiments, records.read(out)).read_text()
-  assert 'nan' in page
+  assert '| diverged |  | diverged |' in page
+  assert 'nan' not in page
   picture = (tmp_path / 'figures' / 'wrong_axes.png').read_bytes()
   assert len(picture) > 5_000
 
 
 def test_the_page_in_docs_is_that_of_the_recorded_runs(tmp_path):
-  page = results.write(tmp_path, EXPERIMENTS, records.read(cli.RESULTS))
-  root = cli.RESULTS.parents[2]
-  assert page.read_text() == (root / 'docs' / 'results.md').read_text()
+  cli.main(['report', '--docs', str(tmp_path)])
+  page = (tmp_path / 'results.md').read_text()
+  docs = cli.RESULTS.parents[2] / 'docs'
+  assert page == (docs / 'results.md').read_text()
+  assert cli.WHEN_IT_HELPS.read_text() in page
+  drawn = {path.name for path in (tmp_path / 'figures').iterdir()}
+  assert drawn <= {path.name for path in (docs / 'figures').iterdir()}
+
+
+def test_the_page_of_other_runs_has_no_remarks_on_ours(out, tmp_path):
+  write_pairs(out)
+  cli.main(['report', '--out', str(out), '--docs', str(tmp_path)])
+  page = (tmp_path / 'results.md').read_text()
+  assert cli.WHEN_IT_HELPS.read_text().splitlines()[0] not in page
+  assert '## When it helps\n\n\nHow often each arm' in page
 
 
 def test_a_report_of_nothing_says_what_to_run(out, tmp_path):
@@ -575,5 +672,36 @@ def test_list_shows_all_experiments(out, capsys):
   cli.main(['list', '--out', str(out)])
   printed = capsys.readouterr().out
   for name, experiment in EXPERIMENTS.items():
-    assert name in printed
-    assert experiment.minutes > 0
+    rows = map(str.split, printed.splitlines())
+    (row,) = [row for row in rows if name in row[:1]]
+    runs = len(results.run_keys(experiment))
+    assert row[-3:] == [str(runs), '0', f'{experiment.minutes:.0f}']
+
+
+def test_a_loss_that_diverged_is_worse():
+  whole, lost = np.array([1.0, 2.0, 3.5]), np.array([1.0, np.nan, 3.5])
+  assert results.verdict(lost, whole) == 1
+  assert results.verdict(whole, lost) == -1
+  assert results.verdict(lost, lost) == 0
+  above = whole + np.array([1.0, 1.1, 1.2])
+  assert results.verdict(above, whole) == 1
+  assert results.verdict(whole, above) == -1
+
+
+def test_statistics_make_no_comparison_of_their_own(out, tmp_path):
+  write_pairs(out)
+  measured = {
+    arm: dataclasses.replace(config, statistics=True)
+    for arm, config in ARMS.items()
+  }
+  for config, accuracies in zip(
+    measured.values(), (BASELINE, ARM), strict=True
+  ):
+    records.append(
+      out / 'b.jsonl',
+      [record(config, s, accuracy=(0.1, a)) for s, a in enumerate(accuracies)],
+    )
+  experiments = {'a': fake(), 'b': fake({'digits': Panel(measured, 3)})}
+  page = results.write(tmp_path, experiments, records.read(out)).read_text()
+  row = next(r for r in page.splitlines() if r.startswith('| GC | '))
+  assert row == '| GC | 0 | 0 | 1 | 0 | 0 | 1 |'

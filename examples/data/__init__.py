@@ -14,7 +14,14 @@ from .folders import Folder
 from .idx import FASHION_MNIST_DIR, read_idx
 from .images import Images
 
-IN_MEMORY = ('digits', 'fashion-mnist', 'cifar10', 'cifar100', 'clipart')
+IN_MEMORY = (
+  'digits',
+  'fashion-mnist',
+  'mnist',
+  'cifar10',
+  'cifar100',
+  'clipart',
+)
 FOLDERS = ('imagenet', 'mini-imagenet', 'cars', 'dogs', 'cub', 'aircraft')
 NAMES = (*IN_MEMORY, *FOLDERS)
 
@@ -57,7 +64,9 @@ def load(
   if name == 'digits':
     images = _digits()
   elif name == 'fashion-mnist':
-    images = idx.read_folder(data_dir or FASHION_MNIST_DIR)
+    images = idx.read_folder(data_dir or FASHION_MNIST_DIR, mirror=True)
+  elif name == 'mnist':
+    images = idx.read_folder(data_dir or Path(), mirror=False)
   elif name in ('cifar10', 'cifar100'):
     images = cifar.read_folder(name, data_dir)
   elif name == 'clipart':

@@ -47,10 +47,23 @@ def read_idx(path: Path) -> np.ndarray:
   return elements.reshape(shape).astype(dtype.newbyteorder('='))
 
 
-def read_folder(folder: Path) -> Images:
-  """Reads the four files that MNIST and its kin consist of."""
+def read_folder(folder: Path, mirror: bool) -> Images:
+  """Reads the four files that MNIST and its kin consist of.
+
+  Args:
+    folder: Where they are.
+    mirror: Whether a mirrored image is still one of its class: clothes, not
+      digits and letters.
+
+  Returns:
+    The images.
+
+  Raises:
+    FileNotFoundError: If one of the files is absent.
+    ValueError: If one is not what its format says.
+  """
   train, test = _pair(folder, 'train'), _pair(folder, 't10k')
-  return Images(*train, *test, shift=2, mirror=True)
+  return Images(*train, *test, shift=2, mirror=mirror)
 
 
 def _pair(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -70,8 +83,8 @@ def _find(folder: Path, name: str) -> Path:
     if path.is_file():
       return path
   raise FileNotFoundError(
-    f"There is no {name} and no {name}.gz in {folder}. Install Debian's "
-    f'package dataset-fashion-mnist, which puts them in {FASHION_MNIST_DIR}, '
-    'or put the four IDX files of Fashion-MNIST in a folder and name it with '
-    '--data-dir.'
+    f"There is no {name} and no {name}.gz in {folder}. Debian's package "
+    'dataset-fashion-mnist puts those of Fashion-MNIST in '
+    f'{FASHION_MNIST_DIR}; put the four IDX files of others in a folder and '
+    'name it with --data-dir.'
   )

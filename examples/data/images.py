@@ -40,7 +40,8 @@ class Images:
 
   @property
   def classes(self) -> int:
-    return int(self.train_labels.max()) + 1
+    # The first training images may lack one.
+    return int(max(self.train_labels.max(), self.test_labels.max())) + 1
 
   @property
   def shape(self) -> tuple[int, ...]:

@@ -77,17 +77,29 @@ def train_batches(
   return iter(batches.to_iter_dataset(_options(threads)))
 
 
-def ordered_batches(
-  dataset: Dataset, part: str, batch_size: int, *, threads: int = 1
+def held_out_batches(
+  dataset: Dataset,
+  batch_size: int,
+  *,
+  size: int | None = None,
+  threads: int = 1,
 ) -> Iterator[Batch]:
-  """All of ``'train'`` or ``'test'`` in order, not augmented.
+  """The test's examples in order, not augmented; the last batch may be short.
 
-  The last batch may be short.
+  Args:
+    dataset: The data.
+    batch_size: Examples in a batch.
+    size: How many examples, the first ones; ``None`` for all.
+    threads: As in ``train_batches``.
+
+  Returns:
+    An iterator over the batches.
   """
+  available = dataset.size('test')
   batches = (
-    grain.MapDataset.range(dataset.size(part))
+    grain.MapDataset.range(min(size or available, available))
     .batch(batch_size, batch_fn=np.asarray)
-    .map(lambda indices: dataset.fetch(part, indices))
+    .map(lambda indices: dataset.fetch('test', indices))
   )
   return iter(batches.to_iter_dataset(_options(threads)))
 

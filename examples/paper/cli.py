@@ -23,7 +23,10 @@ from examples.paper.experiments import (
   units,
 )
 
-RESULTS = Path(__file__).parent / 'results'
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / 'results'
+# What to conclude, written of the runs that come along.
+WHEN_IT_HELPS = HERE / 'when_it_helps.md'
 COMMANDS = ('list', 'report', 'all', *EXPERIMENTS)
 
 
@@ -44,10 +47,10 @@ class Options:
     epochs: Another number of epochs.
     batch_size: Another number of examples in a batch.
     model: Another network for all arms.
-    published: Whether image models have their published width and depth.
+    published: Whether image models have their published form.
     panels: Some of the experiment's panels, by name; by default all.
     shard: Do part I of N, for two processes at once: 0 2 and 1 2.
-    out: The folder of the JSON lines.
+    out: The folder of the JSON lines; runs on a data_dir need another one.
     docs: Where report writes results.md and figures/.
   """
 
@@ -65,6 +68,11 @@ class Options:
   shard: tuple[int, int] = (0, 1)
   out: Path = RESULTS
   docs: Path = Path('docs')
+
+  @property
+  def shipped(self) -> bool:
+    """Whether the runs are those that come along with the program."""
+    return self.out.resolve() == RESULTS
 
   def chosen(self) -> dict[str, Experiment]:
     """The experiments with these settings."""
@@ -87,19 +95,51 @@ class Options:
     }
 
 
-def run(name: str, experiment: Experiment, options: Options, console) -> None:
+def shares(
+  chosen: dict[str, Experiment], shard: tuple[int, int]
+) -> dict[str, list[Unit]]:
+  """The units of each experiment that are this process's to run.
+
+  What two experiments have in common is the first one's: two processes would
+  run it twice if it fell to one of them here and to the other there.
+  """
+  part, parts = shard
+  found, seen = {}, set()
+  for name, experiment in chosen.items():
+    new = [unit for unit in units(experiment) if unit not in seen]
+    seen.update(new)
+    found[name] = new[part::parts]
+  return found
+
+
+def check(mine: dict[str, list[Unit]], options: Options) -> None:
+  """Raises if a run could not begin; reads the data, compiles nothing."""
+  if options.data_dir and options.shipped:
+    raise ValueError(
+      'Runs on data of your own, --data-dir, need a folder of their own, '
+      f'--out: {RESULTS} has those on the packaged data.'
+    )
+  done = records.read(options.out)
+  todo = [
+    unit.config
+    for of_experiment in mine.values()
+    for unit in of_experiment
+    if unfinished(unit, done).seeds
+  ]
+  for config in dict.fromkeys(todo):
+    optimizers.check(config)
+  for config in dict.fromkeys(map(tasks.essence, todo)):
+    tasks.make_task(config, options.data_dir)
+
+
+def run(name: str, mine: list[Unit], options: Options, console) -> None:
   """Runs what is not recorded yet."""
-  part, parts = options.shard
-  mine = list(units(experiment))[part::parts]
   done = records.read(options.out)
   todo = [left for unit in mine if (left := unfinished(unit, done)).seeds]
   console.print(
     f'{name}: {len(mine) - len(todo)} of {len(mine)} runs are recorded in '
     f'{options.out}'
   )
-  for config in {unit.config: None for unit in todo}:  # Before any compiling.
-    optimizers.check(config)
-    tasks.make_task(config, options.data_dir)
   programs = {}
   with rich.progress.Progress(
     *rich.progress.Progress.get_default_columns(),
@@ -162,12 +202,16 @@ def main(arguments: list[str] | None = None) -> None:
       console.print(listing(chosen, options))
     elif options.experiment == 'report':
       done = records.read(options.out)
-      console.print(f'{results.write(options.docs, chosen, done)} written')
+      remarks = WHEN_IT_HELPS.read_text() if options.shipped else ''
+      page = results.write(options.docs, chosen, done, remarks)
+      console.print(f'{page} written')
     else:
+      mine = shares(chosen, options.shard)
+      check(mine, options)
       for name, experiment in chosen.items():
-        run(name, experiment, options, console)
+        run(name, mine[name], options, console)
         show(experiment, options, console)
-  except (FileNotFoundError, ValueError) as error:
+  except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'examples.paper: {error}') from error
 
 

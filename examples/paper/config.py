@@ -19,6 +19,8 @@ class Config:
     depth: Blocks in each stage, or the layers of a language model; ``None`` for
       the published ones.
     pretrained: Whether all but the head starts from ImageNet weights.
+    stem: A ResNet's or DenseNet's first layers, `'cifar'` or `'imagenet'`;
+      ``None`` for the model's own.
     norm: The normalization of an image model, `'batch'` or `'group'`.
     weight_standardization: Whether the model standardizes its kernels.
     optimizer: A name in `optimizers.OPTIMIZERS`.
@@ -42,6 +44,7 @@ class Config:
   width: int | None = 16
   depth: tuple[int, ...] | int | None = None
   pretrained: bool = False
+  stem: str | None = None
   norm: str = 'batch'
   weight_standardization: bool = False
   optimizer: str = 'sgdm'

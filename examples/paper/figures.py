@@ -1,6 +1,7 @@
 """The report's figures, in the paper's form."""
 
 from collections.abc import Iterable
+import dataclasses
 from pathlib import Path
 
 import matplotlib.figure
@@ -11,7 +12,10 @@ from examples.paper.records import Record
 from examples.paper.training import MEAN_BINS
 
 DPI = 80
-TEST_ACCURACY = report.MEASURES[1]
+TRAIN_LOSS, TEST_ACCURACY = report.MEASURES
+TRAIN_ACCURACY = dataclasses.replace(
+  TEST_ACCURACY, key='train_accuracy', title='Training accuracy, %'
+)
 
 
 def _figure(rows: int, columns: int, height: float = 3.2):
@@ -22,15 +26,16 @@ def _figure(rows: int, columns: int, height: float = 3.2):
 
 
 def draw_curves(rows: dict[str, report.Arms], path: Path) -> None:
-  """Figures 5 and 6: training loss and test accuracy by epoch, all arms.
+  """Figures 5 to 7: loss and accuracies by epoch, all arms.
 
   Args:
     rows: For each row's title the arms in it.
     path: Where to write the PNG file.
   """
-  figure, grid = _figure(len(rows), len(report.MEASURES))
+  measures = (TRAIN_LOSS, TRAIN_ACCURACY, TEST_ACCURACY)
+  figure, grid = _figure(len(rows), len(measures))
   for (title, arms), axes in zip(rows.items(), grid, strict=True):
-    for measure, panel in zip(report.MEASURES, axes, strict=True):
+    for measure, panel in zip(measures, axes, strict=True):
       for arm, curves in arms.items():
         values = curves[measure.key] * measure.factor
         epochs = np.arange(1, values.shape[1] + 1)
@@ -51,24 +56,25 @@ def draw_curves(rows: dict[str, report.Arms], path: Path) -> None:
 
 
 def draw_differences(paired: report.Results, path: Path) -> None:
-  """Tables 1 to 4 as a picture: test accuracy minus the baseline's."""
-  found = report.last_epoch(paired, TEST_ACCURACY)
+  """Tables 1 to 4 as a picture: the last epoch's, minus the baseline's."""
+  by_measure = [report.last_epoch(paired, m) for m in report.MEASURES]
   rows = [
-    (f'{panel}: {arm}', comparison)
-    for panel, arms in found.items()
-    for arm, comparison in list(arms.items())[1:]
+    (panel, arm) for panel, arms in paired.items() for arm in list(arms)[1:]
   ]
-  figure, grid = _figure(1, 1, 0.8 + 0.32 * len(rows))
-  figure.set_figwidth(7)
-  axes = grid[0, 0]
-  for y, (_, c) in enumerate(rows):
-    error = [[c.difference - c.low], [c.high - c.difference]]
-    axes.errorbar(c.difference, y, xerr=error, fmt='o', color='C0', capsize=3)
-  axes.axvline(0, color='black', linewidth=0.8)
-  axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-  axes.invert_yaxis()
-  axes.set_xlabel('test accuracy minus the baseline, points, 95 % interval')
-  axes.grid(alpha=0.3)
+  figure, grid = _figure(1, len(by_measure), 0.8 + 0.32 * len(rows))
+  for measure, found, axes in zip(
+    report.MEASURES, by_measure, grid[0], strict=True
+  ):
+    for y, (panel, arm) in enumerate(rows):
+      c = found[panel][arm]
+      error = [[c.difference - c.low], [c.high - c.difference]]
+      axes.errorbar(c.difference, y, xerr=error, fmt='o', color='C0', capsize=3)
+    axes.axvline(0, color='black', linewidth=0.8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.set_xlabel(f'{measure.title}\nminus the baseline, 95 % interval')
+    axes.grid(alpha=0.3)
+  grid[0, 0].set_yticks(range(len(rows)), [': '.join(row) for row in rows])
   figure.savefig(path, dpi=DPI)
 
 

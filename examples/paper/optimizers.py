@@ -1,18 +1,16 @@
 """The optimizer of a run: one chain for all arms, whose axes alone differ."""
 
+from collections.abc import Callable
 import functools
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from examples.paper.config import Config
 import optax_gc
-
-# The arm that spares small weight vectors leaves these alone: first 3x3
-# convolutions of grey images (9 inputs) and depthwise ones.
-SMALL_FAN_IN = 16
+from optax_gc import SummaryRow
 
 OPTIMIZERS = {
   'sgdm': functools.partial(optax_gc.sgd, momentum=0.9),
@@ -21,20 +19,66 @@ OPTIMIZERS = {
   'adamw': optax_gc.adamw,
   'adagrad': optax_gc.adagrad,
 }
-CENTRALIZATIONS = (
-  'none',
-  'gc',
-  'gc update',
-  'gc large',
-  'gc body',
-  'gc embeddings',
-  'optax.centralize',
-)
+
+
+class Centralization(NamedTuple):
+  """What an arm centralizes.
+
+  Attributes:
+    spared: Whether a leaf is left alone that centralization would change.
+    where: Centralized before the optimizer or after it: its `where`.
+    embeddings: Whether embeddings are centralized too, over the features, as
+      the authors do.
+  """
+
+  spared: Callable[[SummaryRow], bool] = lambda row: False
+  where: str = 'gradient'
+  embeddings: bool = False
+
+
+def everything(row: SummaryRow) -> bool:
+  return True
+
+
+# Of images: first 3x3 convolutions of grey ones (9 inputs), depthwise ones, and
+# the narrowest 1x1 ones.
+def small(row: SummaryRow) -> bool:
+  return row.size <= 16
+
+
+def head(row: SummaryRow) -> bool:
+  return row.path.startswith('head/')
+
+
+def but_head(row: SummaryRow) -> bool:
+  return not head(row)
+
+
+def but_stem(row: SummaryRow) -> bool:
+  """All but an image model's first layer."""
+  return not row.path.startswith(('body/layer0/', 'block1/'))
+
+
+CENTRALIZATIONS = {
+  'none': Centralization(everything),
+  'gc': Centralization(),
+  'gc large': Centralization(small),
+  'gc body': Centralization(head),
+  'gc stem': Centralization(but_stem),
+  'gc head': Centralization(but_head),
+  'gc embeddings': Centralization(embeddings=True),
+  'gc update': Centralization(where='update'),
+  'gc update large': Centralization(small, 'update'),
+  'gc update body': Centralization(head, 'update'),
+  'gc update stem': Centralization(but_stem, 'update'),
+  'gc update head': Centralization(but_head, 'update'),
+  'optax.centralize': Centralization(everything),
+}
 
 
 def check(config: Config) -> None:
   """Raises if the optimizer or what is centralized is unknown."""
-  known = {'optimizer': tuple(OPTIMIZERS), 'centralize': CENTRALIZATIONS}
+  known = {'optimizer': OPTIMIZERS, 'centralize': CENTRALIZATIONS}
   for field, names in known.items():
     if (given := getattr(config, field)) not in names:
       raise ValueError(
@@ -57,7 +101,8 @@ def transformation(
     The transformation.
   """
   used = used_axes(config.centralize, params, axes)
-  options = {'where': 'update'} if config.centralize == 'gc update' else {}
+  where = CENTRALIZATIONS[config.centralize].where
+  options = {} if where == 'gradient' else {'where': where}
 
   def optimizer(rate):
     return OPTIMIZERS[config.optimizer](
@@ -80,21 +125,14 @@ def transformation(
 
 def used_axes(centralize: str, params: Any, axes: Any) -> Any:
   """The inferred axes as one arm uses them; in some, nothing is left."""
-  if centralize in ('none', 'optax.centralize'):
-    overrides = [('.*', None)]
-  elif centralize == 'gc large':
-    small = [
-      re.escape(row.path)
-      for row in optax_gc.summary(params, axes)
-      if row.centralized and row.size <= SMALL_FAN_IN
-    ]
-    overrides = [('|'.join(small), None)]
-  elif centralize == 'gc body':
-    overrides = [('head/.*', None)]
-  elif centralize == 'gc embeddings':  # Over the features, as the authors do.
-    overrides = [('.*embedding', 1)]
-  else:
-    return axes
+  arm = CENTRALIZATIONS[centralize]
+  overrides = [
+    (re.escape(row.path), None)
+    for row in optax_gc.summary(params, axes)
+    if row.centralized and arm.spared(row)
+  ]
+  if arm.embeddings:
+    overrides.append(('.*embedding', 1))
   return optax_gc.override_weight_axes(axes, overrides, params)
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,6 @@ MEASURES = (
   report.Measure('test_accuracy', 'Test accuracy, %', 100.0, '.2f', False),
 )
 PLATFORM = ('python', 'jax', 'flax', 'optax')
-WHEN_IT_HELPS = Path(__file__).parent / 'when_it_helps.md'
 
 HEAD = """\
 # Results
@@ -34,11 +34,17 @@ A seed fixes the initial weights, the batches and how images are shifted and
 mirrored, alike in all arms, and every arm starts afresh. The test set is not
 used to stop or to choose: all figures are those of the last epoch. Rates and
 decays are the paper's for CIFAR-100 where not said otherwise, and none was
-tuned; the rate falls to zero by a cosine. The axes are read from each model's
-program (`infer_weight_axes`). Spread is the standard deviation over seeds.
+tuned, but that fine-tuning has lower rates beside the paper's. The rate falls
+to zero by a cosine. The axes are read from each model's program
+(`infer_weight_axes`). Spread is the standard deviation over seeds.
 Differences are paired by seed, with the 95 % interval of a paired t-test, bold
 where it leaves out zero; intervals are not corrected for their number. All
 arms that were run are shown.
+"""
+
+TALLY = """\
+How often each arm was better, worse or open, over all comparisons with two
+whole seeds or more; a loss that diverged is worse:
 """
 
 HOW_TO_RUN = """\
@@ -97,15 +103,29 @@ def _curves(runs: list[Record]) -> report.Curves:
 
 
 def write(
-  docs: Path, experiments: dict[str, Experiment], done: Records
+  docs: Path,
+  experiments: dict[str, Experiment],
+  done: Records,
+  remarks: str = '',
 ) -> Path:
-  """Writes results.md and its figures; returns the page's path."""
+  """Writes results.md, with the remarks in it, and its figures.
+
+  Args:
+    docs: The folder to write to.
+    experiments: By name.
+    done: The runs that are recorded.
+    remarks: What to conclude from these runs.
+
+  Returns:
+    The page's path.
+  """
   (docs / 'figures').mkdir(parents=True, exist_ok=True)
   parts = [
     HEAD,
     environment(done),
     '## When it helps\n',
-    WHEN_IT_HELPS.read_text(),
+    remarks,
+    TALLY,
     tally(experiments, done),
     '## What is recorded\n',
     status(experiments, done),
@@ -192,20 +212,40 @@ def describe(experiment: Experiment) -> list[str]:
 
 
 def settings(config: Config) -> str:
-  size = f'{config.train_size:,}' if config.train_size else 'all'
+  train, test = (
+    f'{size:,}' if size else 'all'
+    for size in (config.train_size, config.test_size)
+  )
   unit = 'bytes' if config.data == 'text' else 'images'
   body = f' ({config.body_rate:g} but for the head)' if config.body_rate else ''
-  has_width = not config.vmapped and config.width is not None
-  width = f' of width {config.width}' if has_width else ''
   words = [
-    f'{config.data}, {size} training {unit}',
-    f'{config.model}{width}',
+    f'{config.data}, {train} training and {test} test {unit}',
+    network(config),
     f'{config.optimizer} at {config.learning_rate:g}{body}',
     f'decay {config.weight_decay:g}',
     f'{config.epochs} epochs',
     f'batches of {config.batch_size}',
   ]
+  if config.data != 'text' and not config.augment:
+    words.append('not augmented')
   return ', '.join(words)
+
+
+def network(config: Config) -> str:
+  """A model and what of it is not the published one."""
+  words = [config.model]
+  if not config.vmapped and config.width is not None:
+    words.append(f'of width {config.width}')
+  if config.depth:
+    blocks = np.atleast_1d(config.depth)
+    words.append(f'and depth {"-".join(map(str, blocks))}')
+  if config.norm == 'group':
+    words.append('with group normalization')
+  if config.weight_standardization:
+    words.append('with standardized weights')
+  if config.pretrained:
+    words.append('from ImageNet weights')
+  return ' '.join(words)
 
 
 def table(found: report.Results) -> str:
@@ -242,7 +282,9 @@ def removed(panel: str, arms: report.Arms) -> str:
 
 def cells(c: report.Comparison, form: str, is_baseline: bool) -> list[str]:
   value = f'{c.mean:{form}} ± {c.spread:{form}}'
-  if is_baseline:
+  if np.isnan(c.mean):
+    return ['diverged', '']
+  if is_baseline or np.isnan(c.difference):
     return [value, '']
   difference = f'{c.difference:+{form}} [{c.low:+{form}}, {c.high:+{form}}]'
   return [value, f'**{difference}**' if sign(c) else difference]
@@ -256,10 +298,8 @@ def sign(c: report.Comparison) -> int:
 def tally(experiments: dict[str, Experiment], done: Records) -> str:
   """How often each arm was better, worse or neither than its baseline."""
   counts = {}
-  for (arm, measure), comparison in comparisons(experiments, done):
-    better = -1 if measure == 'train_loss' else 1
-    of_arm = counts.setdefault(arm, {}).setdefault(measure, Counter())
-    of_arm[sign(comparison) * better] += 1
+  for arm, measure, found in verdicts(experiments, done):
+    counts.setdefault(arm, {}).setdefault(measure, Counter())[found] += 1
   heads = ['arm against its baseline']
   heads += [f'{m} {w}' for m in TALLIED.values() for w in VERDICTS.values()]
   rows = [
@@ -273,14 +313,17 @@ TALLIED = {'train_loss': 'training loss', 'test_accuracy': 'test accuracy'}
 VERDICTS = {1: 'better', -1: 'worse', 0: 'open'}
 
 
-def comparisons(
+def verdicts(
   experiments: dict[str, Experiment], done: Records
-) -> Iterator[tuple[tuple[str, str], report.Comparison]]:
-  """By arm and measure each pair of runs, once, over the most seeds."""
+) -> Iterator[tuple[str, str, int]]:
+  """Arm, measure and verdict of each pair, once, over the most seeds."""
   pairs = {}
   for experiment in experiments.values():
     for name, arms in paired(experiment, done).items():
-      configs = experiment.panels[name].arms
+      configs = {  # To be measured more closely makes no other run.
+        arm: dataclasses.replace(config, statistics=False)
+        for arm, config in experiment.panels[name].arms.items()
+      }
       baseline, *others = arms
       for arm in others:
         pair = configs[baseline], configs[arm]
@@ -288,8 +331,20 @@ def comparisons(
   for found in pairs.values():
     arm, baseline, curves = max(found, key=lambda f: len(f[1]['train_loss']))
     for measure in TALLIED:
+      better = -1 if measure == 'train_loss' else 1
       last = curves[measure][:, -1], baseline[measure][:, -1]
-      yield (arm, measure), report.compare(*last)
+      yield arm, measure, verdict(*last) * better
+
+
+def verdict(arm: np.ndarray, baseline: np.ndarray) -> int:
+  """1 if the arm's values are above the baseline's, -1 if below, 0 if open.
+
+  Only a loss can be lost, and one that diverged is above any that did not.
+  """
+  lost, baseline_lost = (not np.isfinite(x).all() for x in (arm, baseline))
+  if lost or baseline_lost:
+    return int(lost) - int(baseline_lost)
+  return sign(report.compare(arm, baseline))
 
 
 def draw(
@@ -309,7 +364,7 @@ def draw(
     yield 'Curves by epoch, and under them the paired differences', path
   elif found and experiment.figure == 'differences':
     figures.draw_differences(found, path)
-    yield 'Paired differences of the test accuracy', path
+    yield 'Paired differences in the last epoch', path
   elif found and experiment.figure == 'statistics':
     figures.draw_gradients(found, path)
     yield 'Gradients before and after centralization, by epoch', path

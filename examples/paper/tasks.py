@@ -1,10 +1,11 @@
 """What is trained on what: networks and batches of the experiments."""
 
 from collections.abc import Callable, Iterator
+import dataclasses
 import functools
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,10 @@ from examples.paper.models import mobilenet
 
 # Inputs and integer targets.
 Batch = tuple[np.ndarray, np.ndarray]
+
+# The model whose ImageNet weights a package ships.
+PRETRAINED = 'mobilenetv2'
+LANGUAGE_MODELS = ('lstm', 'transformer')
 
 # Activations of a whole test set may not fit in memory.
 TEST_BATCH = 500
@@ -63,13 +68,23 @@ def make_task(config: Config, data_dir: Path | None = None) -> Task:
   return task
 
 
+def essence(config: Config) -> Config:
+  """One config for all whose tasks are the same: they have other arms."""
+  default = Config()
+  arm = ('optimizer', 'centralize', 'learning_rate', 'body_rate')
+  arm += ('weight_decay', 'epochs', 'statistics')
+  fields = {field: getattr(default, field) for field in arm}
+  return dataclasses.replace(config, **fields)
+
+
 def image_task(config: Config, data_dir: Path | None) -> Task:
-  dataset = load_images(config.data, data_dir, config.train_size, config.pixels)
+  source = config.data, data_dir, config.train_size, config.pixels
+  dataset = load_images(*source)
   if config.pretrained:
     mean = np.float32(mobilenet.IMAGENET_MEAN)
     deviation = np.float32(mobilenet.IMAGENET_DEVIATION)
   else:
-    mean, deviation = channel_statistics(dataset)
+    mean, deviation = channel_statistics(*source)
 
   # Arrays in memory need one thread, pictures in files all there are.
   threads = 1 if config.data in data.IN_MEMORY else os.cpu_count() or 1
@@ -91,11 +106,10 @@ def image_task(config: Config, data_dir: Path | None) -> Task:
     )
 
   def test():
-    size = dataset.size('test')
-    indices = np.arange(min(config.test_size or size, size))
-    starts = range(0, len(indices), TEST_BATCH)
     return standardized(
-      dataset.fetch('test', indices[i : i + TEST_BATCH]) for i in starts
+      loading.held_out_batches(
+        dataset, TEST_BATCH, size=config.test_size, threads=threads
+      )
     )
 
   network = image_network(config, dataset.shape, dataset.classes)
@@ -107,8 +121,10 @@ load_images = functools.lru_cache(maxsize=1)(data.load)
 load_text = functools.lru_cache(maxsize=1)(text.load)
 
 
-def channel_statistics(dataset: loading.Dataset) -> tuple[np.ndarray, ...]:
+@functools.lru_cache(maxsize=1)
+def channel_statistics(*source: Any) -> tuple[np.ndarray, ...]:
   """Mean and deviation of each channel over the first training images."""
+  dataset = load_images(*source)
   first = np.arange(min(MEASURED, dataset.size('train')))
   images, _ = dataset.fetch('train', first)
   return images.mean((0, 1, 2)), images.std((0, 1, 2))
@@ -118,10 +134,22 @@ def image_network(
   config: Config, shape: tuple[int, ...], classes: int
 ) -> networks.Network:
   if config.model in networks.MODELS:
+    if config.norm != 'batch' or config.weight_standardization:
+      raise ValueError(
+        f'{config.model} has neither group normalization nor weight '
+        f'standardization; {", ".join(models.NAMES)} have the first.'
+      )
     return networks.make_network(config.model, shape, classes)
+  if config.pretrained and config.model != PRETRAINED:
+    raise ValueError(
+      f'There are pretrained weights of {PRETRAINED}, but not of '
+      f'{config.model}.'
+    )
   options = {'width': config.width, 'depth': config.depth, 'norm': config.norm}
   if config.weight_standardization:
     options['weight_standardization'] = True
+  if config.stem:
+    options['stem'] = config.stem
   file = torch_weights.mobilenet_file() if config.pretrained else None
 
   def make(rngs):
@@ -141,6 +169,11 @@ def image_network(
 
 def text_task(config: Config, data_dir: Path | None) -> Task:
   """Windows of bytes, and the byte after each of theirs."""
+  if config.model not in LANGUAGE_MODELS or config.train_size is None:
+    raise ValueError(
+      f'{config.model} reads no text; {" and ".join(LANGUAGE_MODELS)} do, in '
+      'the experiment sequence.'
+    )
   content = load_text(data_dir, config.train_size + config.test_size)
   length = config.length
   steps = len(content.train) // (config.batch_size * length)
@@ -166,10 +199,6 @@ def text_network(config: Config) -> networks.Network:
       lambda rngs: models.LSTM(
         text.VOCABULARY, width=config.width, depth=config.depth, rngs=rngs
       )
-    )
-  if config.model != 'transformer':
-    raise ValueError(
-      f'There is no language model {config.model!r}: lstm and transformer.'
     )
   size = transformer.Config(
     length=config.length,
