@@ -103,7 +103,7 @@ def architectures() -> dict[str, Panel]:
     'densenet121': {'width': 4, 'depth': (2, 4, 8, 4)},
   }
   return {
-    model: Panel(arms(Config(model=model, **size), PAIR), 5)
+    model: Panel(arms(Config(model=model, **size), PAIR), 3)
     for model, size in small.items()
   }
 
@@ -181,7 +181,7 @@ def fine_tune() -> dict[str, Panel]:
     'clip-art': Panel(arms(base, PAIR | SPARED), 5),
     # For a ResNet-50 and batches of 256.
     "clip-art, the paper's rates": Panel(
-      arms(changed(base, learning_rate=0.1, body_rate=0.01), PAIR), 5
+      arms(changed(base, learning_rate=0.1, body_rate=0.01), PAIR), 3
     ),
     'MobileNetV2': Panel(
       {'initial': initial, 'ImageNet': changed(initial, pretrained=True)}, 1
