@@ -156,6 +156,9 @@ def statistics() -> dict[str, Panel]:
     'Fashion-MNIST, ResNet-8, SGDM': Panel(
       arms(changed(SMALL, statistics=True), PAIR), 3
     ),
+    'Fashion-MNIST, ResNet-8 with GN, SGDM': Panel(
+      arms(changed(SMALL, norm='group', statistics=True), PAIR), 3
+    ),
     'ResNet-50': Panel({'initial': weights_of('resnet50', 64)}, 1),
   }
 
