@@ -27,8 +27,8 @@ class Experiment(NamedTuple):
     title: What it is about.
     paper: The paper's version of it.
     panels: By name; the comparisons stay within a panel.
-    minutes: What it takes on one core, from the measured time of single runs;
-      runs that an earlier experiment has in common with it are counted there.
+    minutes: What it took on one core, the sum over the recorded runs; those
+      that an earlier experiment has in common with it are counted there.
     figure: `'curves'`, `'pairs'` (curves and paired differences),
       `'differences'` or `'statistics'`.
   """
@@ -278,42 +278,42 @@ EXPERIMENTS = {
     'Optimizers',
     'table 2: CIFAR-100, ResNet-50',
     optimizers(),
-    48,
+    43,
     'differences',
   ),
   'weight_decay': Experiment(
     'Weight decay',
     'table 3: CIFAR-100, ResNet-50',
     weight_decay(),
-    18,
+    19,
     'differences',
   ),
   'learning_rate': Experiment(
     'Learning rate',
     'table 4: CIFAR-100, ResNet-50',
     learning_rate(),
-    23,
+    21,
     'differences',
   ),
   'group_norm': Experiment(
     'Batch and group normalization',
     'table 5 and figure 6: ImageNet, ResNet-50 and ResNet-101',
     group_norm(),
-    12,
+    11,
     'curves',
   ),
   'fine_tune': Experiment(
     'Fine-tuning of ImageNet weights',
     'tables 6 and 7, figure 7: ResNet-50 on Aircraft, Cars, Dogs and CUB',
     fine_tune(),
-    52,
+    84,
     'curves',
   ),
   'statistics': Experiment(
     'Weights and gradients in training',
     'figures 3 and 4: ResNet-50',
     statistics(),
-    8,
+    14,
     'statistics',
   ),
   'sequence': Experiment(
@@ -327,14 +327,14 @@ EXPERIMENTS = {
     'Right and wrong axes',
     'none',
     wrong_axes(),
-    28,
+    24,
     'pairs',
   ),
   'where_it_hurts': Experiment(
     'Where it hurts, and why',
     'none',
     where_it_hurts(),
-    36,
+    34,
     'differences',
   ),
 }
