@@ -440,6 +440,9 @@ def test_the_test_set_is_whole_and_in_order(loading):
   assert [len(labels) for _, labels in batches] == [4, 4, 1]
   pixels = np.concatenate([part for part, _ in batches])
   np.testing.assert_array_equal(pixels, numbered(9))
+  first = list(loading.held_out_batches(set_of(mirror=True), 4, size=5))
+  assert [len(labels) for _, labels in first] == [4, 1]
+  np.testing.assert_array_equal(first[1][0], numbered(9)[4:5])
 
 
 def test_a_batch_must_fit(loading):

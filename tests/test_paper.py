@@ -237,7 +237,12 @@ def test_arms_centralize_what_they_say():
   assert large == everything - {stem}
   body = centralized(dataclasses.replace(CNN, centralize='gc body'))
   assert body == everything - {'head/kernel'}
-  for part, leaf in {'stem': stem, 'head': 'head/kernel'}.items():
+  leaves = {
+    'stem': stem,
+    'hidden': 'block2/layer/kernel',
+    'head': 'head/kernel',
+  }
+  for part, leaf in leaves.items():
     only = dataclasses.replace(CNN, centralize=f'gc {part}')
     assert centralized(only) == {leaf}
   adam = dataclasses.replace(CNN, optimizer='adam')
@@ -261,14 +266,26 @@ def test_the_stem_is_a_resnet_s_first_convolution(centralize):
   assert centralized(config) == {'body/layer0/conv/kernel'}
 
 
-def test_what_is_centralized_after_the_optimizer_differs():
-  losses = {
-    centralize: train(
-      dataclasses.replace(MLP, centralize=centralize), seeds=(0,)
-    )[1]['train_loss'].item(-1)
-    for centralize in ('none', 'gc', 'gc update', 'gc update head')
+@pytest.mark.parametrize('part', ['', ' large', ' body', ' stem', ' head'])
+@pytest.mark.parametrize('where', ['gc', 'gc update'])
+def test_update_arms_alone_centralize_what_the_optimizer_returns(where, part):
+  rng = np.random.default_rng(0)
+  params = {
+    'body': {'layer0': {'conv': {'kernel': rng.normal(size=(3, 3, 1, 4))}}},
+    'head': {'kernel': rng.normal(size=(32, 4))},
   }
-  assert len(set(losses.values())) == 4
+  axes = optax_gc.flax_weight_axes(params)
+  config = Config(optimizer='adam', centralize=where + part, weight_decay=0.0)
+  tx = optimizers.transformation(config, params, axes, steps=10)
+  updates, _ = tx.update(params, tx.init(params), params)
+  head = np.abs(updates['head']['kernel'].mean(0)).max()
+  stem = updates['body']['layer0']['conv']['kernel']
+  stem = np.abs(stem.mean((0, 1, 2))).max()
+  if where == 'gc update':  # Updates are near 0.1, the rate.
+    assert (head < 1e-6) == (part in ('', ' large', ' head'))
+    assert (stem < 1e-6) == (part in ('', ' body', ' stem'))
+  else:
+    assert min(head, stem) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -406,8 +423,10 @@ def test_shards_share_out_all_units_once():
     (['normalization', '--train-size', '10'], 'do not fill a batch of 64'),
     (['optimizers', '--panels', 'SGDM', 'Lion'], "no panel 'Lion'.*'SGDW'"),
     (['sequence', '--data-dir', '/nowhere'], 'two files of text'),
-    (['all', '--data-dir', '/nowhere'], '/nowhere'),
-    (['wrong_axes', '--data', 'text'], 'resnet8|mlp reads no text'),
+    (
+      ['wrong_axes', '--data', 'text'],
+      'mlp reads no text; lstm and transformer do',
+    ),
     (['group_norm', '--model', 'cnn'], 'cnn has neither group'),
     (['fine_tune', '--model', 'resnet50', '--data', 'digits'], 'not of resnet'),
     (['optimizers', '--epochs', '0'], 'epochs is 0; it must be positive'),
@@ -425,6 +444,18 @@ def test_bad_settings_stop_before_anything_is_compiled(
   with pytest.raises(SystemExit, match=message):
     cli.main([*arguments, '--out', str(out)])
   assert not out.exists()
+
+
+def test_all_checks_every_experiment_before_it_compiles(monkeypatch, out):
+  clips = dataclasses.replace(CNN, data='clipart', model='mobilenetv2')
+  experiments = {'a': fake(), 'b': fake({'pictures': Panel({'one': clips}, 1)})}
+  monkeypatch.setattr(cli, 'EXPERIMENTS', experiments)
+  monkeypatch.setattr(clipart, 'FOLDER', out)
+  monkeypatch.setattr(
+    training, 'make_program', lambda *_: pytest.fail('compiled')
+  )
+  with pytest.raises(SystemExit, match='package openclipart-png'):
+    cli.main(['all', '--out', str(out)])
 
 
 def test_data_of_one_s_own_need_a_folder_of_their_own(tmp_path):
@@ -678,14 +709,16 @@ def test_list_shows_all_experiments(out, capsys):
     assert row[-3:] == [str(runs), '0', f'{experiment.minutes:.0f}']
 
 
-def test_a_loss_that_diverged_is_worse():
+def test_a_run_that_diverged_is_worse():
   whole, lost = np.array([1.0, 2.0, 3.5]), np.array([1.0, np.nan, 3.5])
-  assert results.verdict(lost, whole) == 1
-  assert results.verdict(whole, lost) == -1
-  assert results.verdict(lost, lost) == 0
   above = whole + np.array([1.0, 1.1, 1.2])
-  assert results.verdict(above, whole) == 1
-  assert results.verdict(whole, above) == -1
+  for good in (-1, 1):  # A loss, an accuracy.
+    assert results.verdict(lost, whole, good) == -1
+    assert results.verdict(whole, lost, good) == 1
+    assert results.verdict(lost, lost, good) == 0
+    assert results.verdict(above, whole, good) == good
+    assert results.verdict(whole, above, good) == -good
+    assert results.verdict(whole, whole + np.array([1, -1, 0]), good) == 0
 
 
 def test_statistics_make_no_comparison_of_their_own(out, tmp_path):

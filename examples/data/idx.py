@@ -83,8 +83,8 @@ def _find(folder: Path, name: str) -> Path:
     if path.is_file():
       return path
   raise FileNotFoundError(
-    f"There is no {name} and no {name}.gz in {folder}. Debian's package "
-    'dataset-fashion-mnist puts those of Fashion-MNIST in '
-    f'{FASHION_MNIST_DIR}; put the four IDX files of others in a folder and '
-    'name it with --data-dir.'
+    f"There is no {name} and no {name}.gz in {folder}. Install Debian's "
+    'package dataset-fashion-mnist, which puts those of Fashion-MNIST in '
+    f'{FASHION_MNIST_DIR}, or put the four IDX files of a data set in a folder '
+    'and name it with --data-dir.'
   )

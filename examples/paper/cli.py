@@ -47,7 +47,7 @@ class Options:
     epochs: Another number of epochs.
     batch_size: Another number of examples in a batch.
     model: Another network for all arms.
-    published: Whether image models have their published form.
+    published: Whether image models have their published width, depth and stem.
     panels: Some of the experiment's panels, by name; by default all.
     shard: Do part I of N, for two processes at once: 0 2 and 1 2.
     out: The folder of the JSON lines; runs on a data_dir need another one.

@@ -234,7 +234,11 @@ def where_it_hurts() -> dict[str, Panel]:
   update = "GC, where='update'"
   adam = changed(SMALL, **RECIPES['Adam'])
   layers = PAIR | HEADLESS
-  layers |= {'GC, stem only': 'gc stem', 'GC, head only': 'gc head'}
+  layers |= {
+    'GC, first layer only': 'gc stem',
+    'GC, hidden layer only': 'gc hidden',
+    'GC, head only': 'gc head',
+  }
   updates = {
     'no GC': 'none',
     update: 'gc update',

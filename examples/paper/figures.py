@@ -55,27 +55,47 @@ def draw_curves(rows: dict[str, report.Arms], path: Path) -> None:
   figure.savefig(path, dpi=DPI)
 
 
-def draw_differences(paired: report.Results, path: Path) -> None:
-  """Tables 1 to 4 as a picture: the last epoch's, minus the baseline's."""
-  by_measure = [report.last_epoch(paired, m) for m in report.MEASURES]
-  rows = [
-    (panel, arm) for panel, arms in paired.items() for arm in list(arms)[1:]
+def draw_differences(groups: list[report.Results], path: Path) -> None:
+  """Tables 1 to 4 as a picture: the last epoch's, minus the baseline's.
+
+  Args:
+    groups: Panels that share their scale, a row each.
+    path: Where to write the PNG file.
+  """
+  names = [
+    [(panel, arm) for panel, arms in group.items() for arm in list(arms)[1:]]
+    for group in groups
   ]
-  figure, grid = _figure(1, len(by_measure), 0.8 + 0.32 * len(rows))
-  for measure, found, axes in zip(
-    report.MEASURES, by_measure, grid[0], strict=True
-  ):
-    for y, (panel, arm) in enumerate(rows):
-      c = found[panel][arm]
-      error = [[c.difference - c.low], [c.high - c.difference]]
-      axes.errorbar(c.difference, y, xerr=error, fmt='o', color='C0', capsize=3)
-    axes.axvline(0, color='black', linewidth=0.8)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks([])
-    axes.set_xlabel(f'{measure.title}\nminus the baseline, 95 % interval')
-    axes.grid(alpha=0.3)
-  grid[0, 0].set_yticks(range(len(rows)), [': '.join(row) for row in rows])
+  figure = matplotlib.figure.Figure(
+    figsize=(9, 0.5 + sum(0.4 + 0.32 * len(rows) for rows in names)),
+    layout='constrained',
+  )
+  grid = figure.subplots(
+    len(groups),
+    len(report.MEASURES),
+    squeeze=False,
+    height_ratios=[len(rows) + 1 for rows in names],
+  )
+  for group, rows, line in zip(groups, names, grid, strict=True):
+    for measure, axes in zip(report.MEASURES, line, strict=True):
+      _draw_intervals(report.last_epoch(group, measure), rows, axes)
+    line[0].set_yticks(range(len(rows)), [': '.join(row) for row in rows])
+  for measure, axes in zip(report.MEASURES, grid[-1], strict=True):
+    axes.set_xlabel(measure.title)
+  figure.supxlabel('minus the baseline, with the 95 % interval', fontsize=9)
   figure.savefig(path, dpi=DPI)
+
+
+def _draw_intervals(found, rows: list[tuple[str, str]], axes) -> None:
+  for y, (panel, arm) in enumerate(rows):
+    c = found[panel][arm]
+    error = [[c.difference - c.low], [c.high - c.difference]]
+    axes.errorbar(c.difference, y, xerr=error, fmt='o', color='C0', capsize=3)
+  axes.axvline(0, color='black', linewidth=0.8)
+  axes.set_ylim(len(rows) - 0.5, -0.5)
+  axes.set_yticks([])
+  axes.locator_params('x', nbins=4)
+  axes.grid(alpha=0.3)
 
 
 def draw_gradients(paired: report.Results, path: Path) -> None:

@@ -40,9 +40,8 @@ def everything(row: SummaryRow) -> bool:
   return True
 
 
-# Of images: first 3x3 convolutions of grey ones (9 inputs), depthwise ones, and
-# the narrowest 1x1 ones.
 def small(row: SummaryRow) -> bool:
+  """A first 3x3 kernel of grey images (9), a depthwise or narrow 1x1 one."""
   return row.size <= 16
 
 
@@ -59,12 +58,18 @@ def but_stem(row: SummaryRow) -> bool:
   return not row.path.startswith(('body/layer0/', 'block1/'))
 
 
+def but_hidden(row: SummaryRow) -> bool:
+  """All but the MLP's layer between its first and its head."""
+  return not row.path.startswith('block2/')
+
+
 CENTRALIZATIONS = {
   'none': Centralization(everything),
   'gc': Centralization(),
   'gc large': Centralization(small),
   'gc body': Centralization(head),
   'gc stem': Centralization(but_stem),
+  'gc hidden': Centralization(but_hidden),
   'gc head': Centralization(but_head),
   'gc embeddings': Centralization(embeddings=True),
   'gc update': Centralization(where='update'),

@@ -331,20 +331,27 @@ def verdicts(
   for found in pairs.values():
     arm, baseline, curves = max(found, key=lambda f: len(f[1]['train_loss']))
     for measure in TALLIED:
-      better = -1 if measure == 'train_loss' else 1
+      good = -1 if measure == 'train_loss' else 1
       last = curves[measure][:, -1], baseline[measure][:, -1]
-      yield arm, measure, verdict(*last) * better
+      yield arm, measure, verdict(*last, good)
 
 
-def verdict(arm: np.ndarray, baseline: np.ndarray) -> int:
-  """1 if the arm's values are above the baseline's, -1 if below, 0 if open.
+def verdict(arm: np.ndarray, baseline: np.ndarray, good: int) -> int:
+  """Whether an arm is better (1), worse (-1) or neither (0).
 
-  Only a loss can be lost, and one that diverged is above any that did not.
+  Args:
+    arm: Its values, one a seed; not a number where a run diverged, which is
+      worse than any value.
+    baseline: The baseline's, of the same seeds.
+    good: The sign of a difference that is an improvement.
+
+  Returns:
+    The verdict, a key of `VERDICTS`.
   """
   lost, baseline_lost = (not np.isfinite(x).all() for x in (arm, baseline))
   if lost or baseline_lost:
-    return int(lost) - int(baseline_lost)
-  return sign(report.compare(arm, baseline))
+    return int(baseline_lost) - int(lost)
+  return good * sign(report.compare(arm, baseline))
 
 
 def draw(
@@ -363,7 +370,7 @@ def draw(
     report.draw(found, path)
     yield 'Curves by epoch, and under them the paired differences', path
   elif found and experiment.figure == 'differences':
-    figures.draw_differences(found, path)
+    figures.draw_differences(by_data(experiment, found), path)
     yield 'Paired differences in the last epoch', path
   elif found and experiment.figure == 'statistics':
     figures.draw_gradients(found, path)
@@ -387,6 +394,17 @@ def rows(
         title = f'{config.data}, {config.model}'
         together.setdefault(title, {})[f'{name}, {arm}'] = curves
   return together
+
+
+def by_data(
+  experiment: Experiment, found: report.Results
+) -> list[report.Results]:
+  """Panels that share a scale: those of one data set."""
+  together = {}
+  for name, arms in found.items():
+    first = next(iter(experiment.panels[name].arms.values()))
+    together.setdefault(first.data, {})[name] = arms
+  return list(together.values())
 
 
 def weights(
