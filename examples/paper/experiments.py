@@ -338,7 +338,7 @@ EXPERIMENTS = {
     'Where it hurts, and why',
     'none',
     where_it_hurts(),
-    34,
+    35,
     'differences',
   ),
 }
