@@ -49,7 +49,7 @@ OPTIMIZERS = {
 # With L2 decay before centralization: ours by linearity, and as a chain.
 DECAY_ARMS = {
   'none': lambda: optax.chain(optax.add_decayed_weights(1e-4), _sgd()),
-  'ours': lambda: optax_gc.sgd(0.1, momentum=0.9, weight_decay=1e-4),
+  'ours': lambda: optax_gc.optimizers.sgd(0.1, momentum=0.9, weight_decay=1e-4),
   'chain': lambda: optax.chain(optax.add_decayed_weights(1e-4), ours(), _sgd()),
 }
 CLIP_ARMS = {

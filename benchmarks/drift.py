@@ -35,23 +35,27 @@ def sgd(make, **options):
 
 def adaptive(name, where):
   return functools.partial(
-    getattr(optax_gc, name), where=where, weight_decay=1e-4
+    getattr(optax_gc.optimizers, name), where=where, weight_decay=1e-4
   )
 
 
 # Label: (how to make it from a schedule, peak rate, whether e^T w is kept).
 OPTIMIZERS = {
   'optax.sgd, momentum': (sgd(optax.sgd), 0.01, False),
-  'sgd': (optax_gc.sgd, 0.01, True),
-  'sgd, momentum': (sgd(optax_gc.sgd), 0.01, True),
-  'sgd, Nesterov': (sgd(optax_gc.sgd, nesterov=True), 0.01, True),
-  'sgd, momentum, decay': (sgd(optax_gc.sgd, weight_decay=1e-4), 0.01, True),
-  'sgdw, momentum, no decay': (
-    sgd(optax_gc.sgdw, weight_decay=0.0),
+  'sgd': (optax_gc.optimizers.sgd, 0.01, True),
+  'sgd, momentum': (sgd(optax_gc.optimizers.sgd), 0.01, True),
+  'sgd, Nesterov': (sgd(optax_gc.optimizers.sgd, nesterov=True), 0.01, True),
+  'sgd, momentum, decay': (
+    sgd(optax_gc.optimizers.sgd, weight_decay=1e-4),
     0.01,
     True,
   ),
-  'sgdw, momentum': (sgd(optax_gc.sgdw), 0.01, False),
+  'sgdw, momentum, no decay': (
+    sgd(optax_gc.optimizers.sgdw, weight_decay=0.0),
+    0.01,
+    True,
+  ),
+  'sgdw, momentum': (sgd(optax_gc.optimizers.sgdw), 0.01, False),
 }
 for _name, _rate in (
   ('adam', 1e-3),

@@ -1,7 +1,7 @@
 """How often are weight axes right? Inference against conventions.
 
 Counts, over the zoo in `tests/zoo` and the third-party models in
-`tests/third_party` whose packages are installed, the leaves of rank 2 or more
+`tests/infer/third_party` whose packages are installed, the leaves of rank 2+
 for which each rule is right, leaves them alone although they hold weight
 vectors (declined), or is wrong.
 
@@ -27,7 +27,7 @@ import optax_gc
 
 VERDICTS = ('right', 'declined', 'wrong')
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / 'tests'))
+sys.path.insert(0, str(ROOT))
 
 RESULTS = ROOT / 'benchmarks/results/inference_accuracy.json'
 PACKAGES = {
@@ -74,7 +74,7 @@ def by_hand(case):
 
 
 def zoo_models():
-  from zoo import CASES, SIZES, Missing
+  from tests.infer.zoo import CASES, SIZES, Missing
 
   for name, build in CASES.items():
     for size in SIZES:
@@ -86,7 +86,7 @@ def zoo_models():
 
 
 def third_party_models():
-  from third_party import MODELS, installed
+  from tests.infer.third_party import MODELS, installed
 
   for name, (package, build) in MODELS.items():
     if installed(package):

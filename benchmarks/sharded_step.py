@@ -12,8 +12,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
-import transformer
 
+from examples import transformer
 import optax_gc
 
 CONFIG = transformer.Config(

@@ -89,7 +89,7 @@ def rows(network, dtype, repeats):
   }
   x = x.astype(dtype)
   size = sum(p.nbytes for p in jax.tree.leaves(params))
-  tx = optax_gc.sgd(0.1, momentum=0.9)
+  tx = optax_gc.optimizers.sgd(0.1, momentum=0.9)
   gc = optax_gc.gradient_centralization()
 
   def step(params, state, x):

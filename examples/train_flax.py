@@ -16,19 +16,17 @@ from pathlib import Path
 import time
 from typing import Any, Literal, NamedTuple
 
-import data
 from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
-import networks
 import numpy as np
 import optax
-import report
 import rich.console
 import rich.progress
 import tyro
 
+from examples import data, networks, report
 import optax_gc
 
 ARMS = ('no GC', 'optax.centralize', 'gradient_centralization')

@@ -25,10 +25,9 @@ import optax
 import orbax.checkpoint as ocp
 import rich.console
 import rich.progress
-import text
-import transformer
 import tyro
 
+from examples import text, transformer
 import optax_gc
 
 

@@ -1,12 +1,12 @@
 """Trains a Flax linen network on scikit-learn's digits with centralization."""
 
-import data
 from flax import linen as nn
 from flax.training import train_state
 import jax
 import numpy as np
 import optax
 
+from examples import data
 import optax_gc
 
 

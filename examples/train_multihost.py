@@ -29,8 +29,9 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
-import train_fsdp
 import tyro
+
+from examples import train_fsdp
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ from jax import lax
 import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 
-from optax_gc._layouts import weight_axes_resolver
+from optax_gc._axes.spec import WeightAxes, normalize
+from optax_gc._conventions.resolve import weight_axes_resolver
 from optax_gc._partition import mean_over_mesh, resolve_parts
-from optax_gc._weight_axes import WeightAxes, normalize
 
 
 def centralize(

@@ -13,7 +13,7 @@ import jax
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from optax_gc._weight_axes import LeafAxes, Words, by_path, pair_by_path
+from optax_gc._axes.spec import LeafAxes, Words, by_path, pair_by_path
 
 _PARTITION_SPECS = Words(
   'partition specs',

@@ -9,13 +9,13 @@ from jax import lax
 import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 
-from optax_gc._layouts import resolve_weight_axes
-from optax_gc._weight_axes import (
+from optax_gc._axes.spec import (
   WeightAxes,
   is_inexact,
   require_distinct_paths,
   vector_size,
 )
+from optax_gc._conventions.resolve import resolve_weight_axes
 
 
 class GradientFigures(NamedTuple):
@@ -149,7 +149,7 @@ def record_gradient_statistics(
   Example:
     >>> import jax.numpy as jnp, optax, optax_gc
     >>> tx = optax.chain(
-    ...   optax_gc.record_gradient_statistics(), optax_gc.sgd(0.1)
+    ...   optax_gc.record_gradient_statistics(), optax_gc.optimizers.sgd(0.1)
     ... )
     >>> grads = {'kernel': jnp.array([[3.0, 1.0], [5.0, -1.0]])}
     >>> _, state = tx.update(grads, tx.init(grads))

@@ -2,10 +2,11 @@
 
 import os
 
-import compat
 import hypothesis
 import jax
 import pytest
+
+from tests import compat
 
 # Compiling is most of the tests' time; JAX reads this when it first compiles.
 # `XLA_FLAGS= pytest` compiles as users do.

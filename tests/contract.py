@@ -9,12 +9,13 @@ import functools
 from typing import Any
 
 import chex
-import compat
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
+from tests import compat
 
 Maker = Callable[[], optax.GradientTransformation]
 

@@ -3,13 +3,13 @@
 import functools
 
 import chex
-import contract
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
 import optax_gc
+from tests import contract
 
 
 def after_gc(opt):

@@ -118,7 +118,7 @@ def test_decay_inside_the_projection_reads_gradient_and_params_once_more(size):
   params = kernels(2, size)
   decay = optax.add_decayed_weights(1e-4)
   sgd = OPTIMIZERS['sgd']
-  ours = optax_gc.sgd(0.1, momentum=0.9, weight_decay=1e-4)
+  ours = optax_gc.optimizers.sgd(0.1, momentum=0.9, weight_decay=1e-4)
   moved, _ = step(ours, params)
   without, _ = step(optax.chain(decay, sgd()), params)
   chained, _ = step(optax.chain(decay, optax_gc.gc(), sgd()), params)
@@ -129,7 +129,7 @@ def test_decay_inside_the_projection_reads_gradient_and_params_once_more(size):
 def test_a_constant_zero_decay_costs_nothing():
   params = kernels(2, 256)
   plain = optax.chain(optax_gc.gc(), optax.sgd(0.1, momentum=0.9))
-  ours = optax_gc.sgd(0.1, momentum=0.9, weight_decay=0.0)
+  ours = optax_gc.optimizers.sgd(0.1, momentum=0.9, weight_decay=0.0)
   np.testing.assert_array_equal(step(ours, params), step(plain, params))
 
 

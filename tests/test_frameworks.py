@@ -2,7 +2,6 @@
 
 import functools
 
-import compat
 import equinox as eqx
 from flax import nnx
 import flax.linen as nn
@@ -14,6 +13,7 @@ import optax
 import pytest
 
 import optax_gc
+from tests import compat
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(4, 6, 6, 2)).astype(np.float32)
@@ -151,7 +151,7 @@ def chained(opt):
 
 def decayed(axes=None):
   """The decay is inside the projection, so the params are projected too."""
-  return optax_gc.sgd(1e-2, 0.9, weight_decay=0.1, weight_axes=axes)
+  return optax_gc.optimizers.sgd(1e-2, 0.9, weight_decay=0.1, weight_axes=axes)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import functools
 
-import contract
 import jax
 from jax import export
 import jax.numpy as jnp
@@ -10,12 +9,13 @@ import numpy as np
 import pytest
 
 import optax_gc
+from tests import contract
 
 TRANSFORMATIONS = {
   'gradient_centralization': optax_gc.gradient_centralization,
   'record_gradient_statistics': optax_gc.record_gradient_statistics,
 } | {
-  name: functools.partial(getattr(optax_gc, name), 0.1)
+  name: functools.partial(getattr(optax_gc.optimizers, name), 0.1)
   for name in (
     'sgd',
     'sgdw',

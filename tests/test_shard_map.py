@@ -3,7 +3,6 @@
 import functools
 import re
 
-import compat
 from flax import nnx
 import jax
 from jax import lax
@@ -17,6 +16,7 @@ import pytest
 from benchmarks import hlo
 import optax_gc
 from optax_gc import WeightAxes
+from tests import compat
 
 
 @pytest.fixture(scope='module')
@@ -165,15 +165,15 @@ def test_vmap_with_an_axis_name_is_a_mesh_axis():
 @pytest.mark.parametrize(
   'make',
   [
-    functools.partial(optax_gc.sgd, momentum=0.9, weight_decay=0.1),
-    functools.partial(optax_gc.sgdw, momentum=0.9),
-    functools.partial(optax_gc.adam, where='gradient'),
-    functools.partial(optax_gc.adam, where='update'),
-    optax_gc.adamw,
-    optax_gc.adagrad,
-    optax_gc.radam,
-    optax_gc.ranger,
-    functools.partial(optax_gc.lion, where='update'),
+    functools.partial(optax_gc.optimizers.sgd, momentum=0.9, weight_decay=0.1),
+    functools.partial(optax_gc.optimizers.sgdw, momentum=0.9),
+    functools.partial(optax_gc.optimizers.adam, where='gradient'),
+    functools.partial(optax_gc.optimizers.adam, where='update'),
+    optax_gc.optimizers.adamw,
+    optax_gc.optimizers.adagrad,
+    optax_gc.optimizers.radam,
+    optax_gc.optimizers.ranger,
+    functools.partial(optax_gc.optimizers.lion, where='update'),
   ],
   ids=lambda make: getattr(make, 'func', make).__name__,
 )
@@ -234,7 +234,9 @@ def test_decay_inside_the_projection_shares_the_all_reduce(mesh, weight_decay):
   """The means of gradients and of params go through one all-reduce."""
   params = {name: {'kernel': normal(8, 4)} for name in 'abc'}
   specs = {name: {'kernel': P('x')} for name in params}
-  tx = optax_gc.sgd(0.1, weight_decay=weight_decay, partition_specs=specs)
+  tx = optax_gc.optimizers.sgd(
+    0.1, weight_decay=weight_decay, partition_specs=specs
+  )
   update = compat.shard_map(
     lambda grads, params: tx.update(grads, tx.init(params), params)[0],
     mesh=mesh,

@@ -2,7 +2,6 @@
 
 import math
 
-import compat
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
@@ -13,6 +12,7 @@ import pytest
 from benchmarks import hlo
 import optax_gc
 from optax_gc import WeightAxes
+from tests import compat
 
 AxisType = jax.sharding.AxisType
 

@@ -3,8 +3,6 @@
 import functools
 
 import chex
-from compat import enable_x64
-import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +10,8 @@ import optax
 import pytest
 
 import optax_gc
+from tests import contract
+from tests.compat import enable_x64
 
 AXES = {'conv/kernel': (0, 1, 2), 'dense/kernel': (0,), 'head/kernel': (0,)}
 
@@ -148,7 +148,7 @@ def test_weight_statistics():
 RECORDERS = {
   'alone': optax_gc.record_gradient_statistics,
   'before sgd': lambda: optax.chain(
-    optax_gc.record_gradient_statistics(), optax_gc.sgd(0.1, 0.9)
+    optax_gc.record_gradient_statistics(), optax_gc.optimizers.sgd(0.1, 0.9)
   ),
 }
 
@@ -177,7 +177,7 @@ def test_recorded_statistics_are_found_in_a_chain():
   tx = optax.chain(
     optax.clip_by_global_norm(1.0),
     optax_gc.record_gradient_statistics(),
-    optax_gc.adam(0.1),
+    optax_gc.optimizers.adam(0.1),
   )
   params = contract.params()
   _, state = tx.update(contract.grads(), tx.init(params), params)

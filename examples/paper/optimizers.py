@@ -13,11 +13,11 @@ import optax_gc
 from optax_gc import SummaryRow
 
 OPTIMIZERS = {
-  'sgdm': functools.partial(optax_gc.sgd, momentum=0.9),
-  'sgdw': functools.partial(optax_gc.sgdw, momentum=0.9),
-  'adam': optax_gc.adam,
-  'adamw': optax_gc.adamw,
-  'adagrad': optax_gc.adagrad,
+  'sgdm': functools.partial(optax_gc.optimizers.sgd, momentum=0.9),
+  'sgdw': functools.partial(optax_gc.optimizers.sgdw, momentum=0.9),
+  'adam': optax_gc.optimizers.adam,
+  'adamw': optax_gc.optimizers.adamw,
+  'adagrad': optax_gc.optimizers.adagrad,
 }
 
 

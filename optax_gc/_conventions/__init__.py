@@ -1,0 +1,1 @@
+"""Weight axes from names and shapes."""

@@ -1,0 +1,1 @@
+"""Weight axes read from a program."""

@@ -1,0 +1,255 @@
+"""Training in every way that JAX spreads it, against one device."""
+
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import pytest
+
+from benchmarks import hlo, sharded_step
+from examples import transformer
+import optax_gc
+from tests import compat
+
+STEPS, BATCH = 3, 32
+AXIS = 'data'
+# Everything is split in eight.
+SPECS = {
+  'up': {'kernel': P(AXIS), 'bias': P(AXIS)},
+  'down': {'kernel': P(None, AXIS), 'bias': P(AXIS)},
+}
+WHOLE = P()
+OPTIMIZERS = {
+  'sgd': functools.partial(
+    optax_gc.optimizers.sgd, 0.1, momentum=0.9, weight_decay=1e-2
+  ),
+  'adam': functools.partial(
+    optax_gc.optimizers.adam, 0.01, where='update', eps=1e-3
+  ),
+}
+
+
+def initial():
+  rng = np.random.default_rng(0)
+
+  def normal(*shape):
+    return jnp.asarray(rng.normal(0, 0.3, shape), jnp.float32)
+
+  return {
+    'up': {'kernel': normal(16, 32), 'bias': normal(32)},
+    'down': {'kernel': normal(32, 8), 'bias': normal(8)},
+  }
+
+
+def batch(step):
+  rng = np.random.default_rng(step + 1)
+  x = jnp.asarray(rng.normal(0, 1, (BATCH, 16)), jnp.float32)
+  return x, jnp.sin(3 * x[:, :8]) + 1
+
+
+def loss_fn(params, x, y):
+  hidden = jnp.tanh(x @ params['up']['kernel'] + params['up']['bias'])
+  out = hidden @ params['down']['kernel'] + params['down']['bias']
+  return jnp.square(out - y).mean()
+
+
+def make_step(tx, loss=loss_fn, reduce=lambda grads: grads):
+  def step(params, state, x, y):
+    grads = reduce(jax.grad(loss)(params, x, y))
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  return step
+
+
+def loop(step, params, state, place=lambda x: x):
+  for i in range(STEPS):
+    params, state = step(params, state, *place(batch(i)))
+  return params
+
+
+def make_mesh(**options):
+  return Mesh(np.array(jax.devices()), (AXIS,), **options)
+
+
+def shard(mesh, tree, specs):
+  return jax.tree.map(
+    lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), tree, specs
+  )
+
+
+def on_one_device(make):
+  tx = make()
+  return loop(jax.jit(make_step(tx)), initial(), tx.init(initial()))
+
+
+def fully_sharded(make, loss=loss_fn, specs=SPECS):
+  """`jit`, arrays and batch split; params and state are donated."""
+  tx, mesh = make(), make_mesh()
+  params = shard(mesh, initial(), specs)
+  shardings = jax.tree.map(lambda x: x.sharding, params)
+  step = jax.jit(
+    make_step(tx, loss), donate_argnums=(0, 1), out_shardings=(shardings, None)
+  )
+  data = NamedSharding(mesh, P(AXIS))
+  final = loop(
+    step, params, jax.jit(tx.init)(params), lambda b: jax.device_put(b, data)
+  )
+  assert jax.tree.leaves(params)[0].is_deleted()
+  return final
+
+
+def checkpointed(make):
+  return fully_sharded(make, jax.checkpoint(loss_fn))
+
+
+def replicated(make):
+  return fully_sharded(make, specs=jax.tree.map(lambda s: WHOLE, SPECS))
+
+
+def accumulated(make):
+  """Two half batches to each step."""
+
+  def step_twice(tx):
+    step = make_step(tx)
+
+    def both(params, state, x, y):
+      for half in (slice(None, None, 2), slice(1, None, 2)):
+        params, state = step(params, state, x[half], y[half])
+      return params, state
+
+    return both
+
+  tx, mesh = optax.MultiSteps(make(), every_k_schedule=2), make_mesh()
+  params = shard(mesh, initial(), SPECS)
+  return loop(jax.jit(step_twice(tx)), params, jax.jit(tx.init)(params))
+
+
+def explicit(make):
+  """Shardings in the types; arrays are gathered by `reshard` before use."""
+  if not hasattr(jax, 'set_mesh'):
+    pytest.skip('this JAX has no jax.set_mesh')
+  mesh = make_mesh(axis_types=(jax.sharding.AxisType.Explicit,))
+
+  def loss(params, x, y):
+    gather = functools.partial(jax.sharding.reshard, out_shardings=WHOLE)
+    return loss_fn(jax.tree.map(gather, params), x, y)
+
+  with jax.set_mesh(mesh):
+    tx = make()
+    params = shard(mesh, initial(), SPECS)
+    data = NamedSharding(mesh, P(AXIS))
+    return loop(
+      jax.jit(make_step(tx, loss)),
+      params,
+      jax.jit(tx.init)(params),
+      lambda b: jax.device_put(b, data),
+    )
+
+
+def shard_mapped(make):
+  """Arrays gathered by hand; the specs say how they are split."""
+  tx = make(partition_specs=SPECS)
+
+  def gather(x, spec):
+    return lax.all_gather(x, AXIS, axis=spec.index(AXIS), tiled=True)
+
+  def loss(params, x, y):
+    # The transpose of a gather adds up the devices' gradients.
+    count = lax.psum(1, AXIS)
+    return loss_fn(jax.tree.map(gather, params, SPECS), x, y) / count
+
+  def steps(params, batches):
+    state = tx.init(params)
+    for x, y in batches:
+      params, state = make_step(tx, loss)(params, state, x, y)
+    return params
+
+  return jax.jit(
+    compat.shard_map(
+      steps, mesh=make_mesh(), in_specs=(SPECS, P(AXIS)), out_specs=SPECS
+    )
+  )(initial(), [batch(i) for i in range(STEPS)])
+
+
+def _averaged(mapped):
+  """Data parallel: each device has all arrays and a part of the batch."""
+
+  def way(make):
+    tx = make()
+    mean = functools.partial(lax.pmean, axis_name=AXIS)
+    step = mapped(
+      make_step(tx, reduce=mean),
+      axis_name=AXIS,
+      in_axes=(None, None, 0, 0),
+      out_axes=None,
+    )
+
+    def split(arrays):
+      return [x.reshape(8, BATCH // 8, -1) for x in arrays]
+
+    return loop(step, initial(), tx.init(initial()), split)
+
+  return way
+
+
+WAYS = {
+  'fully sharded': fully_sharded,
+  'replicated': replicated,
+  'checkpointed': checkpointed,
+  'accumulated': accumulated,
+  'explicit': explicit,
+  'shard_map': shard_mapped,
+  'pmap': _averaged(jax.pmap),
+  'vmap': _averaged(jax.vmap),
+}
+
+
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+@pytest.mark.parametrize('way', WAYS)
+def test_trains_as_on_one_device(way, optimizer):
+  make = OPTIMIZERS[optimizer]
+  got, want = WAYS[way](make), on_one_device(make)
+  moved = jax.tree.map(lambda a, b: a - b, want, initial())
+  for a, b, m in zip(*map(jax.tree.leaves, (got, want, moved)), strict=True):
+    # Gradients are added up in another order.
+    assert abs(np.asarray(a) - b).max() <= 1e-4 * abs(m).max()
+
+
+# A whole step of the example's transformer.
+
+CONFIG = transformer.Config(
+  length=16, layers=8, features=64, heads=8, hidden=128
+)
+
+
+@compat.combines_all_reduces
+@pytest.mark.parametrize(
+  ('layout', 'way', 'most'),
+  [
+    ('replicated', 'jit', 0),
+    ('fully sharded', 'jit', 1),
+    ('fully sharded', 'shard_map', 1),
+    ('tensor parallel', 'jit', 0),
+    ('both', 'jit', 1),
+    ('layers', 'jit', 0),
+  ],
+)
+def test_what_a_whole_step_gains(layout, way, most):
+  """At most one all-reduce for its twelve arrays, and nothing else."""
+  programs = sharded_step.Programs(jax.devices(), layout, CONFIG)
+  steps = [programs.step(way, flag) for flag in (False, True)]
+  plain, centralized = (hlo.collectives(step.as_text()) for step in steps)
+  assert plain  # Arrays or gradients are exchanged anyway.
+  added = {k: centralized[k] - plain[k] for k in {*plain, *centralized}}
+  assert 0 <= added.pop('all-reduce', 0) <= most
+  assert not any(added.values())
+  # Under `jit` XLA may keep a gradient for the all-reduce of the means.
+  if not most or way == 'shard_map':
+    before, after = (x.memory_analysis().temp_size_in_bytes for x in steps)
+    assert after - before <= 0.01 * programs.gradient_bytes()

@@ -1,0 +1,445 @@
+"""Conventions on paths and shapes as the frameworks make them."""
+
+from flax import nnx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import optax_gc
+from optax_gc import WeightAxes
+from optax_gc._conventions import resolve as _layouts
+from tests import compat
+
+
+def axes_of(tree, **kwargs):
+  """Reduction axes by path under the Flax convention."""
+  return {
+    row.path: row.axes.reduction_axis
+    for row in _layouts.resolve_weight_axes(
+      lambda p: optax_gc.flax_weight_axes(p, **kwargs), tree
+    )
+  }
+
+
+def linen_axes(module, *shapes, **kwargs):
+  inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+  variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  return axes_of(variables['params'], **kwargs)
+
+
+def nnx_axes(make, **kwargs):
+  module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+  return axes_of(nnx.state(module, nnx.Param), **kwargs)
+
+
+@pytest.mark.parametrize(
+  ('module', 'shape', 'expected'),
+  [
+    (nn.Dense(5), (2, 3), {'kernel': (0,), 'bias': ()}),
+    (nn.Dense(5, use_bias=False), (2, 3), {'kernel': (0,)}),
+    (nn.Dense(3), (2, 3), {'kernel': (0,), 'bias': ()}),
+    (nn.Dense(5), (2, 1), {'kernel': (), 'bias': ()}),
+    (nn.DenseGeneral((4, 5)), (2, 3), {'kernel': (0,), 'bias': ()}),
+    (
+      nn.DenseGeneral(5, axis=(-2, -1)),
+      (2, 3, 4),
+      {'kernel': (0, 1), 'bias': ()},
+    ),
+    (
+      nn.DenseGeneral((5, 6), axis=(-2, -1)),
+      (2, 3, 4),
+      {'kernel': (0, 1), 'bias': ()},
+    ),
+    (
+      nn.DenseGeneral(5, batch_dims=0),
+      (7, 3),
+      {'kernel': (1,), 'bias': ()},
+    ),
+    (nn.Conv(5, (3,)), (2, 8, 3), {'kernel': (0, 1), 'bias': ()}),
+    (nn.Conv(5, (3, 3)), (2, 8, 8, 3), {'kernel': (0, 1, 2), 'bias': ()}),
+    (
+      nn.Conv(5, (3, 3, 3)),
+      (2, 8, 8, 8, 3),
+      {'kernel': (0, 1, 2, 3), 'bias': ()},
+    ),
+    (
+      nn.Conv(6, (3, 3), feature_group_count=3),
+      (2, 8, 8, 9),
+      {'kernel': (0, 1, 2), 'bias': ()},
+    ),
+    (
+      nn.Conv(9, (3, 3), feature_group_count=9),
+      (2, 8, 8, 9),
+      {'kernel': (0, 1, 2), 'bias': ()},
+    ),
+    (
+      nn.ConvTranspose(5, (3, 3), transpose_kernel=True),
+      (2, 8, 8, 3),
+      {'kernel': (0, 1, 3), 'bias': ()},
+    ),
+    (nn.LayerNorm(), (2, 3), {'scale': (), 'bias': ()}),
+    (nn.Embed(7, 3), (2,), {'embedding': ()}),
+  ],
+)
+def test_linen_layers(module, shape, expected):
+  if isinstance(module, nn.Embed):
+    variables = jax.eval_shape(
+      module.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.int32)
+    )
+    assert axes_of(variables['params']) == expected
+  else:
+    assert linen_axes(module, shape) == expected
+
+
+ATTENTION = {
+  f'{name}/{leaf}': axes
+  for name, kernel in (
+    ('query', (0,)),
+    ('key', (0,)),
+    ('value', (0,)),
+    ('out', (0, 1)),
+  )
+  for leaf, axes in (('kernel', kernel), ('bias', ()))
+}
+
+
+@pytest.mark.parametrize('use_bias', [True, False])
+@pytest.mark.parametrize('size', [8, 2])  # Distinct sizes, and all the same.
+def test_attention(size, use_bias):
+  """Biases of shape (heads, head_dim) are biases, q/k/v kernels rank 3."""
+  expected = {
+    path: axes
+    for path, axes in ATTENTION.items()
+    if use_bias or 'kernel' in path
+  }
+  linen = nn.MultiHeadDotProductAttention(
+    num_heads=2, qkv_features=4, use_bias=use_bias
+  )
+  assert linen_axes(linen, (2, 5, size)) == expected
+  made = nnx_axes(
+    lambda rngs: nnx.MultiHeadAttention(
+      2, size, 4, use_bias=use_bias, decode=False, rngs=rngs
+    )
+  )
+  assert made == expected
+
+
+@pytest.mark.parametrize(
+  'cell', [nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell]
+)
+def test_linen_recurrent_cells(cell):
+  axes = linen_axes(nn.RNN(cell(4)), (2, 6, 3))
+  assert axes
+  for path, reduction in axes.items():
+    assert reduction == ((0,) if path.endswith('kernel') else ()), path
+
+
+@pytest.mark.parametrize(
+  'cell', [nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell]
+)
+def test_nnx_recurrent_cells(cell):
+  axes = nnx_axes(lambda rngs: cell(3, 4, rngs=rngs))
+  assert axes
+  for path, reduction in axes.items():
+    assert reduction == ((0,) if path.endswith('kernel') else ()), path
+
+
+def test_nnx_layers_without_telling_names():
+  axes = nnx_axes(
+    lambda rngs: nnx.Sequential(
+      nnx.Conv(3, 5, (3, 3), rngs=rngs),
+      nnx.BatchNorm(5, rngs=rngs),
+      nnx.LinearGeneral((5, 6), (7, 8), axis=(-2, -1), rngs=rngs),
+      nnx.Einsum('abc,cde->abde', (4, 2, 3), (2, 3), rngs=rngs),
+      nnx.Linear(3, 1, rngs=rngs),
+      nnx.Embed(7, 3, rngs=rngs),
+    )
+  )
+  assert axes == {
+    'layers/0/bias': (),
+    'layers/0/kernel': (0, 1, 2),
+    'layers/1/bias': (),
+    'layers/1/scale': (),
+    'layers/2/bias': (),
+    'layers/2/kernel': (0, 1),
+    'layers/3/bias': (),
+    'layers/3/kernel': (0,),
+    'layers/4/bias': (),
+    'layers/4/kernel': (0,),
+    'layers/5/embedding': (),
+  }
+
+
+def test_stacked_layers_as_their_bias_says():
+  class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+      return nn.LayerNorm()(nn.Dense(3)(x)), None
+
+  stack = nn.scan(
+    Block, variable_axes={'params': 0}, split_rngs={'params': True}, length=4
+  )()
+  variables = jax.eval_shape(
+    stack.init, jax.random.key(0), jnp.ones((2, 3)), None
+  )
+  assert axes_of(variables['params']) == {
+    'Dense_0/kernel': (1,),
+    'Dense_0/bias': (),
+    'LayerNorm_0/scale': (),
+    'LayerNorm_0/bias': (),
+  }
+
+
+def test_an_nnx_optimizer_resolves_the_same_leaves():
+  """NNX hands `init` and `update` trees of different structure."""
+  model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+  state = nnx.state(model, nnx.Param)
+  for axes in (
+    None,
+    optax_gc.flax_weight_axes,
+    optax_gc.flax_weight_axes(state),
+  ):
+    before = compat.nnx_array(model.kernel)
+    tx = optax.chain(optax_gc.gc(axes), optax.sgd(0.1))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    grads = nnx.grad(lambda m: (m(jnp.eye(3)) ** 2).sum())(model)
+    gradient = compat.nnx_array(grads.kernel)
+    expected = before - 0.1 * optax_gc.centralize(gradient, 0)
+    compat.nnx_update(optimizer, model, grads)
+    after = compat.nnx_array(model.kernel)
+    assert jnp.allclose(after, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['embedding', 'embeddings', 'pos_embed', 'wte', 'embed_tokens', 'pos_emb'],
+)
+def test_embeddings_only_on_request(name):
+  tree = {name: jnp.ones((7, 3))}
+  assert axes_of(tree) == {name: ()}
+  assert axes_of(tree, embeddings=True) == {name: (1,)}
+  assert axes_of({name: {'weight': jnp.ones((7, 3))}}) == {f'{name}/weight': ()}
+
+
+def test_a_patch_embedding_is_a_convolution():
+  tree = {'patch_embed': {'kernel': jnp.ones((4, 4, 3, 8))}}
+  assert axes_of(tree) == {'patch_embed/kernel': (0, 1, 2)}
+
+
+def test_haiku_names():
+  tree = {
+    'net/~/linear': {'w': jnp.ones((3, 4)), 'b': jnp.ones(4)},
+    'net/~/conv2_d': {'w': jnp.ones((3, 3, 2, 4)), 'b': jnp.ones(4)},
+    'net/~/layer_norm': {'scale': jnp.ones((2, 3)), 'offset': jnp.ones((2, 3))},
+    'net/~/embed': {'embeddings': jnp.ones((7, 3))},
+  }
+  assert axes_of(tree) == {
+    'net/~/linear/w': (0,),
+    'net/~/linear/b': (),
+    'net/~/conv2_d/w': (0, 1, 2),
+    'net/~/conv2_d/b': (),
+    'net/~/layer_norm/scale': (),
+    'net/~/layer_norm/offset': (),
+    'net/~/embed/embeddings': (),
+  }
+
+
+def test_lora_is_no_bias():
+  assert axes_of({'lora_a': jnp.ones((6, 2)), 'lora_b': jnp.ones((2, 5))}) == {
+    'lora_a': (0,),
+    'lora_b': (0,),
+  }
+
+
+def test_scale_beside_a_bias_of_its_shape():
+  assert axes_of({'weight': jnp.ones((2, 3)), 'bias': jnp.ones((2, 3))}) == {
+    'weight': (),
+    'bias': (),
+  }
+
+
+@pytest.mark.parametrize(
+  ('path', 'shape', 'convolution'),
+  [
+    ('Conv_0/kernel', (3, 2, 4), True),
+    ('layers/0/kernel', (3, 3, 2, 4), True),
+    ('attention/out/kernel', (2, 3, 4), False),
+    ('attention/query/kernel', (4, 2, 3), False),
+    ('DenseGeneral_0/kernel', (2, 3, 4), False),
+    ('Dense_0/kernel', (3, 4), False),
+    ('attention/out/kernel', (2, 2, 3, 4), False),
+    ('attn/query/kernel', (4, 8, 2, 2), False),
+    ('attn/qkv/kernel', (8, 3, 2, 4), False),
+    ('ConvNet/attn/out/kernel', (2, 3, 4), False),
+    ('ConvNet/mlp/dense/kernel', (2, 3, 4), False),
+    ('DenseBlock_0/layers/0/kernel', (3, 3, 2, 4), True),
+    ('unet/out/kernel', (3, 3, 2, 4), True),
+    ('net/~/conv2_d/w', (3, 3, 2, 4), True),
+  ],
+)
+def test_what_is_a_convolution(path, shape, convolution):
+  tree = jnp.ones(shape)
+  for name in reversed(path.split('/')):
+    tree = {name: tree}
+  (leaf,) = _layouts.resolve_weight_axes(None, tree)
+  assert leaf.axes.convolution is convolution
+  (kept,) = _layouts.resolve_weight_axes(None, tree, conv_only=True)
+  assert bool(kept.axes.reduction_axis) is convolution
+  if not convolution:
+    assert kept.axes.reason == 'no convolution kernel, conv_only=True'
+
+
+def torch_axes(tree, **kwargs):
+  axes = optax_gc.torch_weight_axes(tree, **kwargs)
+  return jax.tree.map(lambda a: a.reduction_axis, axes)
+
+
+def test_torch_layout():
+  tree = {
+    'linear': {'weight': jnp.ones((4, 3)), 'bias': jnp.ones(4)},
+    'conv': {'weight': jnp.ones((4, 3, 2, 2)), 'bias': jnp.ones((4, 1, 1))},
+    'transposed': {'weight': jnp.ones((3, 4, 2, 2)), 'bias': jnp.ones(4)},
+    'stacked': {'weight': jnp.ones((6, 4, 3)), 'bias': jnp.ones((6, 4))},
+    'norm': {'weight': jnp.ones((2, 3)), 'bias': jnp.ones((2, 3))},
+    'embedding': {'weight': jnp.ones((7, 3))},
+    'head': {'weight': jnp.ones((1, 3)), 'bias': jnp.ones(1)},
+  }
+  expected = {
+    'linear': {'weight': (1,), 'bias': ()},
+    'conv': {'weight': (1, 2, 3), 'bias': ()},
+    'transposed': {'weight': (0, 2, 3), 'bias': ()},
+    'stacked': {'weight': (2,), 'bias': ()},
+    'norm': {'weight': (), 'bias': ()},
+    'embedding': {'weight': ()},
+    'head': {'weight': (1,), 'bias': ()},
+  }
+  assert torch_axes(tree) == expected
+  expected['embedding']['weight'] = (1,)
+  assert torch_axes(tree, embeddings=True) == expected
+
+
+def test_rules_first_full_match_wins():
+  params = {
+    'block': {'up': jnp.ones((2, 3)), 'down': jnp.ones((3, 2))},
+    'mix': jnp.ones((2, 3, 4)),
+    'b': jnp.ones(3),
+  }
+  convention = optax_gc.match_weight_axes(
+    [
+      ('block/up', 1),
+      ('block/.*', WeightAxes(0, reason='the paper')),
+      ('mi', 0),  # No full match.
+      ('mix', (0, -1)),
+    ]
+  )
+  axes = convention(params)
+  assert axes == {
+    'block': {'up': WeightAxes(1, 0), 'down': WeightAxes(0, 1)},
+    'mix': WeightAxes((0, 2), 1, convolution=True),
+    'b': WeightAxes((), ()),
+  }
+  assert axes['block']['up'].reason == "rule 'block/up'"
+  assert axes['block']['down'].reason == 'the paper'
+
+
+def test_uncovered_leaves_raise_unless_a_last_rule_covers_them():
+  params = {'a': {'w': jnp.ones((2, 3))}}
+  message = (
+    r"No rule covers leaf 'a/w' of shape \(2, 3\); the rules are \['b'\]\. Add "
+    r"a rule for it, or end the rules with \('\.\*', None\)"
+  )
+  with pytest.raises(ValueError, match=message):
+    optax_gc.match_weight_axes([('b', 0)])(params)
+  axes = optax_gc.match_weight_axes([('b', 0), ('.*', None)])(params)
+  assert axes == {'a': {'w': WeightAxes((), ())}}
+
+
+def test_rules_take_muon_specs():
+  numbers = getattr(optax.contrib, 'MuonDimensionNumbers', None)
+  if numbers is None:
+    pytest.skip('this Optax has no MuonDimensionNumbers')
+  convention = optax_gc.match_weight_axes([('.*', numbers(0, 1))])
+  axes = convention({'w': jnp.ones((3, 2))})
+  assert axes == {'w': WeightAxes(0, 1)}
+  assert axes['w'].reason == "rule '.*'"
+
+
+def test_bare_rules_tell_convolutions_by_the_layers_name():
+  params = {
+    'conv': {'w': jnp.ones((3, 3, 2, 4))},
+    'out_proj': {'w': jnp.ones((2, 3, 4))},
+    'dense': {'w': jnp.ones((2, 3, 4))},
+  }
+  rules = [('conv/w', (0, 1, 2)), ('.*', (0, 1))]
+  axes = optax_gc.match_weight_axes(rules)
+  kept = {
+    row.path: row.centralized
+    for row in optax_gc.summary(params, axes, conv_only=True)
+  }
+  assert kept == {'conv/w': True, 'out_proj/w': True, 'dense/w': False}
+
+
+def test_stacked_convolutions_are_convolutions():
+  flax = {'kernel': jnp.ones((5, 3, 3, 2, 8)), 'bias': jnp.ones((5, 8))}
+  torch = {'weight': jnp.ones((5, 8, 2, 3, 3)), 'bias': jnp.ones((5, 8, 1, 1))}
+  assert optax_gc.flax_weight_axes(flax)['kernel'] == WeightAxes(
+    (1, 2, 3), 4, convolution=True
+  )
+  assert optax_gc.torch_weight_axes(torch)['weight'] == WeightAxes(
+    (2, 3, 4), 1, convolution=True
+  )
+
+
+def test_flat_dicts_read_like_nested_ones():
+  assert axes_of(
+    {
+      'attn/query/bias': jnp.ones((2, 3)),
+      'attn/query/kernel': jnp.ones((5, 2, 3)),
+    }
+  ) == {'attn/query/bias': (), 'attn/query/kernel': (0,)}
+  assert torch_axes(
+    {
+      'embedding.weight': jnp.ones((7, 3)),
+      'norm.weight': jnp.ones((2, 3)),
+      'norm.bias': jnp.ones((2, 3)),
+      'up.weight': jnp.ones((3, 4, 2, 2)),
+      'up.bias': jnp.ones(4),
+    }
+  ) == {
+    'embedding.weight': (),
+    'norm.weight': (),
+    'norm.bias': (),
+    'up.weight': (0, 2, 3),
+    'up.bias': (),
+  }
+
+
+def test_an_output_head_is_no_embedding():
+  assert axes_of({'unembedding': jnp.ones((3, 7))}) == {'unembedding': (0,)}
+
+
+def test_a_matrix_b_beside_no_weight_is_no_bias():
+  assert axes_of({'a': jnp.ones((4, 4)), 'b': jnp.ones((4, 4))}) == {
+    'a': (0,),
+    'b': (0,),
+  }
+  assert axes_of({'w': jnp.ones((6, 4, 4)), 'b': jnp.ones((6, 4))}) == {
+    'w': (1,),
+    'b': (),
+  }
+
+
+def test_malformed_rules_raise_when_built():
+  with pytest.raises(ValueError, match=r"\('\(', 0\) has a malformed pattern"):
+    optax_gc.match_weight_axes([('(', 0)])
+  with pytest.raises(ValueError, match=r'\(5, 0\) has a malformed pattern'):
+    optax_gc.match_weight_axes([(5, 0)])
+  with pytest.raises(TypeError, match="Rule 'kernel' is no pair"):
+    optax_gc.match_weight_axes(['kernel'])
+
+
+def test_rules_check_axes_against_the_leaf():
+  with pytest.raises(ValueError, match=r"Leaf 'w' .* axis 2 is out of range"):
+    optax_gc.match_weight_axes([('.*', 2)])({'w': jnp.ones((2, 3))})

@@ -1,0 +1,195 @@
+"""The examples' training over several processes, as users start them."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+for package in ('orbax.checkpoint', 'rich', 'tyro'):
+  pytest.importorskip(package)
+
+import orbax.checkpoint as ocp
+
+from examples import train_fsdp, transformer
+
+# One worker of xdist runs them all, as they share runs.
+pytestmark = pytest.mark.xdist_group('processes')
+
+ROOT = Path(__file__).parents[2]
+STEPS, EVERY, DEVICES = 8, 3, 4
+MODEL = transformer.Config(length=16, features=16, heads=4, hidden=32)
+SECONDS = 300  # A limit: a run takes some twenty on a free machine.
+
+
+def config(out):
+  return train_fsdp.Config(
+    data_dir=ROOT / 'docs',
+    steps=STEPS,
+    batch_size=8,
+    checkpoint_every=EVERY,
+    out=out,
+    model=MODEL,
+  )
+
+
+def options(out):
+  settings = config(out)
+  pairs = {
+    f'model.{field.name}': getattr(MODEL, field.name)
+    for field in dataclasses.fields(MODEL)
+  } | {
+    field.name: getattr(settings, field.name)
+    for field in dataclasses.fields(settings)
+    if field.name not in ('model', 'cpu_devices', 'centralize')
+  }
+  return [
+    word
+    for name, value in pairs.items()
+    for word in (f'--{name.replace("_", "-")}', str(value))
+  ]
+
+
+def free_port():
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
+
+
+def run(out, logs, processes, victim=None, last_step=-1):
+  """Runs the example to its end; returns exit codes and all that was printed.
+
+  Args:
+    out: The folder of its checkpoints.
+    logs: A new folder for what the processes print.
+    processes: How many; four devices are shared out among them.
+    victim: The process that is killed.
+    last_step: The step after which it is.
+  """
+  logs.mkdir()
+  environment = os.environ | {
+    'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "examples"}',
+    'JAX_PLATFORMS': 'cpu',
+  }
+  address = f'localhost:{free_port()}'
+  running = []
+  try:
+    for i in range(processes):
+      command = [sys.executable, ROOT / 'tests/worker.py']
+      command += [str(last_step if i == victim else -1), *options(out)]
+      command += ['--coordinator', address, '--processes', str(processes)]
+      command += ['--process', str(i), '--heartbeat', '20']
+      command += ['--cpu-devices', str(DEVICES // processes)]
+      with (logs / str(i)).open('w') as log:
+        running.append(
+          subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        )
+    deadline = time.monotonic() + SECONDS
+    codes = [p.wait(max(0, deadline - time.monotonic())) for p in running]
+  finally:
+    for process in running:
+      process.kill()
+      process.wait()
+  printed = '\n'.join((logs / str(i)).read_text() for i in range(processes))
+  return codes, printed
+
+
+def losses(out):
+  lines = (out / 'metrics.jsonl').read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  assert [record['step'] for record in records] == list(range(STEPS))
+  return [record['loss'] for record in records]
+
+
+def restore(out, abstract):
+  with train_fsdp.open_checkpoints(out) as checkpoints:
+    assert checkpoints.latest_step() == STEPS
+    return checkpoints.restore(STEPS, args=ocp.args.StandardRestore(abstract))
+
+
+@pytest.fixture(scope='module')
+def one_process(tmp_path_factory):
+  """The same training in this process, over eight devices."""
+  settings = config(tmp_path_factory.mktemp('one'))
+  train_fsdp.run_training(settings, train_fsdp.load(settings))
+  return settings.out
+
+
+@pytest.fixture(scope='module')
+def two_processes(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('two')
+  codes, printed = run(folder, folder / 'logs', 2)
+  assert codes == [0, 0], printed
+  return folder
+
+
+@pytest.fixture(scope='module')
+def four_processes(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('four')
+  codes, printed = run(folder, folder / 'logs', 4)
+  assert codes == [0] * 4, printed
+  return folder
+
+
+@pytest.mark.parametrize('several', ['two_processes', 'four_processes'])
+def test_losses_are_those_of_one_process(several, one_process, request):
+  several = request.getfixturevalue(several)
+  np.testing.assert_allclose(losses(several), losses(one_process), rtol=1e-5)
+
+
+def test_a_killed_run_ends_and_goes_on_bit_for_bit(two_processes, tmp_path):
+  """Killed between checkpoints, in the process that is not the coordinator."""
+  out = tmp_path / 'out'
+  codes, printed = run(out, tmp_path / 'killed', 2, victim=1, last_step=4)
+  assert codes[1] == -signal.SIGKILL, printed
+  assert codes[0] not in (0, -signal.SIGKILL), printed
+  with train_fsdp.open_checkpoints(out) as checkpoints:
+    assert checkpoints.latest_step() == EVERY
+
+  codes, printed = run(out, tmp_path / 'restarted', 2)
+  assert codes == [0, 0], printed
+  assert f'going on from step {EVERY}' in printed
+  assert losses(out) == losses(two_processes)
+  abstract = train_fsdp.make_run(config(out)).abstract
+  for a, b in zip(
+    *(jax.tree.leaves(restore(x, abstract)) for x in (out, two_processes)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_the_coordinator_may_be_killed_too(tmp_path):
+  codes, printed = run(tmp_path, tmp_path / 'logs', 2, victim=0, last_step=1)
+  assert codes[0] == -signal.SIGKILL, printed
+  assert codes[1] not in (0, -signal.SIGKILL), printed
+
+
+def test_a_checkpoint_restores_onto_another_mesh(two_processes):
+  """From four devices in a row onto eight, in a row and as four by two."""
+  abstract = train_fsdp.make_run(config(two_processes)).abstract
+  mesh = jax.make_mesh((4, 2), ('x', 'y'), axis_types=(AxisType.Auto,) * 2)
+
+  def on_a_grid(x):
+    spec = P('x', 'y') if x.ndim == 2 and x.shape[0] % 4 == 0 else P()
+    sharding = NamedSharding(mesh, spec)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+  in_a_row = restore(two_processes, abstract)
+  grid = restore(two_processes, jax.tree.map(on_a_grid, abstract))
+  kernel = jax.tree.leaves(grid.params['head'])[0]
+  assert kernel.sharding == NamedSharding(mesh, P('x', 'y'))
+  for a, b in zip(
+    jax.tree.leaves(in_a_row), jax.tree.leaves(grid), strict=True
+  ):
+    assert len(a.sharding.device_set) == 8
+    np.testing.assert_array_equal(a, b)

@@ -1,0 +1,125 @@
+"""The example of fully sharded training, on tiny settings."""
+
+import json
+
+import jax
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+for package in ('orbax.checkpoint', 'rich', 'tyro'):
+  pytest.importorskip(package)
+
+from examples import train_fsdp, transformer
+
+SMALL = transformer.Config(length=16, features=16, heads=4, hidden=32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  folder = tmp_path / 'texts'
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for i in range(4):
+    words = rng.choice(['lorem ', 'ipsum ', 'dolor '], 200)
+    (folder / f'{i}.txt').write_text(''.join(words))
+  return folder
+
+
+def config(folder, **settings):
+  small = {
+    'steps': 12,
+    'batch_size': 16,
+    'learning_rate': 1e-2,
+    'checkpoint_every': 5,
+    'model': SMALL,
+    'data_dir': folder,
+    'out': folder.parent / 'out',
+  }
+  return train_fsdp.Config(**(small | settings))
+
+
+def losses(settings):
+  lines = (settings.out / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line)['loss'] for line in lines]
+
+
+def test_trains_reports_and_does_not_train_again(folder, capsys):
+  settings = config(folder)
+  loss = train_fsdp.main(settings)
+  curve = losses(settings)
+  assert len(curve) == 12
+  assert loss < curve[0] - 1
+  printed = capsys.readouterr().out
+  assert '8 cpu devices, 1 processes' in printed
+  assert '7 of 12 arrays centralized' in printed
+  assert train_fsdp.main(settings) == loss
+  assert 'going on from step 12' in capsys.readouterr().out
+  assert losses(settings) == curve
+
+
+def test_centralization_can_be_left_out(folder):
+  """The first loss is that of the same weights, the third one is not."""
+  curves = []
+  for centralize in (False, True):
+    out = folder.parent / str(centralize)
+    settings = config(folder, centralize=centralize, steps=3, out=out)
+    train_fsdp.main(settings)
+    curves.append(losses(settings))
+  plain, centralized = curves
+  assert plain[0] == centralized[0]
+  assert plain[2] != centralized[2]
+
+
+def test_every_array_is_split_on_its_longest_axis_that_divides():
+  mesh = train_fsdp.make_run(train_fsdp.Config(model=SMALL)).mesh
+  shapes = {
+    'a': (2, 16, 32),
+    'b': (24, 8),
+    'c': (7, 9),
+    'd': (),
+    'e': (8, 8),
+  }
+  tree = {k: jax.ShapeDtypeStruct(s, np.float32) for k, s in shapes.items()}
+  specs = {k: s.spec for k, s in train_fsdp.fsdp(tree, mesh).items()}
+  assert specs == {
+    'a': P(None, None, 'data'),
+    'b': P('data'),
+    'c': P(),
+    'd': P(),
+    'e': P('data'),
+  }
+
+
+def test_the_state_is_born_split(folder):
+  run = train_fsdp.make_run(config(folder))
+  for x, abstract in zip(
+    jax.tree.leaves(run.init()), jax.tree.leaves(run.abstract), strict=True
+  ):
+    assert x.sharding == abstract.sharding
+  split = [x for x in jax.tree.leaves(run.abstract) if x.sharding.spec != P()]
+  assert sum(x.size for x in split) > 0.9 * sum(
+    x.size for x in jax.tree.leaves(run.abstract)
+  )
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'batch_size': 12}, '--batch-size 12 does not split over 8 devices'),
+    ({'steps': 0}, '--steps and --checkpoint-every must be 1 or more'),
+    ({'checkpoint_every': 0}, '--steps and --checkpoint-every must be 1'),
+    (
+      {'model': transformer.Config(length=10_000)},
+      '--model.length 10000 is too long for a split of',
+    ),
+  ],
+)
+def test_bad_settings_end_with_a_sentence(folder, settings, message):
+  with pytest.raises(SystemExit, match=message):
+    train_fsdp.main(config(folder, **settings))
+
+
+def test_a_folder_without_text_is_named(tmp_path):
+  with pytest.raises(SystemExit, match=f'{tmp_path} has 0 of'):
+    train_fsdp.main(config(tmp_path))

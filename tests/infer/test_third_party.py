@@ -1,0 +1,46 @@
+"""Inference on models that nobody here wrote."""
+
+import pytest
+
+import optax_gc
+from tests.infer.third_party import MODELS, installed
+
+# Leaves that inference declines, as it may, and why it does.
+DECLINED = {
+  (
+    'flowjax/triangular_spline_flow',
+    'bijection/bijection/bijection/bijections/1/triangular/weight/args/0',
+  ): 'its own diagonal is taken out, made positive and put back',
+}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name', MODELS)
+def test_reads_the_axes_of_the_rules_written_by_hand(name):
+  package = MODELS[name].package
+  if not installed(package):
+    pytest.skip(f'{package} is not installed')
+  model = MODELS[name].build()
+  axes = optax_gc.infer_weight_axes(model.fn, model.params, *model.inputs)
+  wrong, declined = [], []
+  for row in optax_gc.summary(model.params, axes):
+    got, expected = (
+      # An axis of size one holds nothing, named or not.
+      tuple(axis for axis in axes if row.shape[axis] > 1)
+      for axes in (
+        row.reduction_axes,
+        model.expected(row.path, row.shape),
+      )
+    )
+    if got != expected:
+      text = f'{row.path}: {got}, not {expected}: {row.reason}'
+      (declined if got == () else wrong).append((row.path, text))
+  assert not [text for _, text in wrong]
+  named = {path for case, path in DECLINED if case == name}
+  assert [text for path, text in declined if path not in named] == []
+
+
+def test_rules_must_cover_every_matrix():
+  model = MODELS['haiku/mlp'].build()._replace(rules=())
+  with pytest.raises(ValueError, match=r"No rule covers 'a/w' of shape \(2, 3"):
+    model.expected('a/w', (2, 3))

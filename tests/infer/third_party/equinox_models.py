@@ -1,0 +1,58 @@
+"""Flows of `flowjax`, which are Equinox modules."""
+
+import jax
+import jax.numpy as jnp
+
+from tests.infer.third_party import Model, model, shapes
+
+
+def _flow(name, rules, **kwargs):
+  import equinox as eqx
+  from flowjax import distributions, flows
+
+  base = distributions.Normal(jnp.zeros(5))
+  flow = getattr(flows, name)(
+    jax.random.key(0), base_dist=base, cond_dim=3, **kwargs
+  )
+  params, static = eqx.partition(flow, eqx.is_inexact_array)
+
+  def fn(params, x, condition):
+    import paramax
+
+    flow = paramax.unwrap(eqx.combine(params, static))
+    return flow.log_prob(x, condition)
+
+  inputs = (
+    jax.ShapeDtypeStruct((4, 5), jnp.float32),
+    jax.ShapeDtypeStruct((4, 3), jnp.float32),
+  )
+  return Model(fn, shapes(params), inputs, rules)
+
+
+# Layers of a flow are stacked by `vmap` and run by a scan: axis 0.
+_LAYERS = (
+  (r'.*/layers/\d/weight(/args/1)?', (2,), 'stacked Equinox (out, in)'),
+  (r'.*/(bias|loc)', (), 'a bias'),
+)
+
+
+@model('flowjax')
+def coupling_flow():
+  return _flow('coupling_flow', _LAYERS, flow_layers=2, nn_width=7)
+
+
+@model('flowjax')
+def masked_autoregressive_flow():
+  return _flow('masked_autoregressive_flow', _LAYERS, flow_layers=2, nn_width=7)
+
+
+@model('flowjax')
+def triangular_spline_flow():
+  rules = (
+    *_LAYERS,
+    (r'.*/(x_pos|y_pos|derivatives)/.*', (), 'knots of a spline'),
+    (r'.*/triangular/weight/.*', (2,), 'a masked square matrix times x'),
+    (r'.*/triangular/scale/.*', (), 'its gains, (out, 1)'),
+    (r'.*/module/weight', (2,), 'the condition, (out, in)'),
+  )
+  return _flow('triangular_spline_flow', rules, flow_layers=2)

@@ -1,0 +1,476 @@
+"""The optimizers: contract, formulas, place, hyper-parameters, bad input."""
+
+import functools
+import inspect
+import operator
+from pathlib import Path
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_gc
+from tests import contract
+from tests.compat import enable_x64
+from tests.optimizers import numpy_reference as reference
+
+NAMES = ('sgd', 'sgdw', 'adam', 'adamw', 'adagrad', 'radam', 'ranger', 'lion')
+ADAPTIVE = NAMES[2:]
+MAKERS = {
+  name: functools.partial(getattr(optax_gc.optimizers, name), 0.1)
+  for name in NAMES
+}
+MAKERS |= {
+  'sgd with all': functools.partial(
+    optax_gc.optimizers.sgd, 0.1, 0.9, weight_decay=0.1, dampening=0.5
+  ),
+  'adamw on update': functools.partial(
+    optax_gc.optimizers.adamw,
+    0.1,
+    where='update',
+    mask=functools.partial(jax.tree.map, lambda p: p.ndim > 1),
+  ),
+  'ranger on update': functools.partial(
+    optax_gc.optimizers.ranger,
+    0.1,
+    where='update',
+    weight_decay=0.1,
+    sync_period=2,
+  ),
+}
+
+
+@pytest.mark.parametrize('check', contract.CHECKS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize('name', MAKERS)
+def test_contract(name, check):
+  check(MAKERS[name])
+
+
+def run(tx, params, gradient, steps=12):
+  """The params after each step, with gradients from ``gradient(t, params)``."""
+  state, out = tx.init(params), []
+  update = jax.jit(tx.update)
+  for t in range(1, steps + 1):
+    updates, state = update(gradient(t, params), state, params)
+    params = optax.apply_updates(params, updates)
+    out.append(params)
+  return out
+
+
+FORMULAS = {
+  'sgd': (reference.sgd, {'momentum': 0.9, 'weight_decay': 0.1}),
+  'sgd nesterov': (
+    reference.sgd,
+    {'momentum': 0.9, 'nesterov': True, 'weight_decay': 0.1},
+  ),
+  'sgd dampened': (
+    reference.sgd,
+    {'momentum': 0.9, 'dampening': 0.9, 'weight_decay': 0.1},
+  ),
+  'sgdw': (
+    functools.partial(reference.sgd, decoupled=True),
+    {'momentum': 0.9, 'weight_decay': 0.1},
+  ),
+  'adam': (reference.adam, {'weight_decay': 0.1}),
+  'adamw': (
+    functools.partial(reference.adam, decay='decoupled'),
+    {'weight_decay': 0.1},
+  ),
+  'adagrad': (
+    reference.adagrad,
+    {'initial_accumulator_value': 0.1, 'weight_decay': 0.1},
+  ),
+  'radam': (reference.radam, {'weight_decay': 0.1}),
+  'ranger': (
+    lambda C, lr, **kwargs: reference.lookahead(
+      reference.radam(C, lr, b1=0.95, eps=1e-5, **kwargs), 6, 0.5
+    ),
+    {'weight_decay': 0.1},
+  ),
+  'lion': (reference.lion, {'weight_decay': 0.1}),
+}
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adam', 'adagrad'])
+@pytest.mark.parametrize('decay', [0.1, lambda step: 0.1 * step])
+def test_decay_inside_the_projection_is_that_of_the_chain(name, decay):
+  """P(g + rate w) = P g + rate P w, also where nothing is projected."""
+  key = jax.random.key(0)
+  params = {
+    'dense': {'kernel': jax.random.normal(key, (6, 4)), 'bias': jnp.ones(4)},
+    'spared': {'kernel': jax.random.normal(key, (3, 2))},
+    'one': {'kernel': jnp.ones((1, 4)), 'bias': jnp.ones(4)},
+    'none': None,
+  }
+  mask = {'dense': True, 'spared': False, 'one': True, 'none': True}
+  make = functools.partial(getattr(optax_gc.optimizers, name), 0.1)
+  add = optax.add_decayed_weights
+  if callable(decay):
+    add = optax.inject_hyperparams(add, static_args='mask')
+  chain = optax.chain(add(weight_decay=decay, mask=mask), make())
+
+  def wiggle(t, p):
+    return jax.tree.map(lambda x: jnp.sin(t + 3 * x), p)
+
+  with enable_x64(True):
+    params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
+    expected = run(chain, params, wiggle, 4)[-1]
+    got = run(make(weight_decay=decay, mask=mask), params, wiggle, 4)[-1]
+  chex.assert_trees_all_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_decay_is_projected_along_the_axes_of_the_updates():
+  """Params that are not trained neither count nor have to have axes."""
+  key = jax.random.key(0)
+  kernel, bias = jax.random.normal(key, (8, 4, 8)), jnp.ones((8, 8))
+  params = {'kernel': kernel, 'bias': bias}
+  grads = {'kernel': jnp.sin(kernel), 'bias': None}
+  for axes in (None, {'kernel': optax_gc.WeightAxes(0)}):
+    tx = optax_gc.optimizers.sgd(1.0, weight_decay=0.1, weight_axes=axes)
+    updates, _ = tx.update(grads, tx.init(grads), params)
+    gc = optax_gc.gc(axes)
+    summed = {'kernel': grads['kernel'] + 0.1 * kernel, 'bias': None}
+    expected, _ = gc.update(summed, gc.init(grads))
+    chex.assert_trees_all_close(
+      updates['kernel'], -expected['kernel'], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_decay_of_narrow_params_is_projected_in_the_dtype_of_the_sum():
+  """Float32 gradients: `e^T w` is not moved by the rounding of `P w`."""
+  kernel = 1 + jax.random.normal(jax.random.key(0), (512, 4), jnp.bfloat16)
+  grads = {'kernel': jnp.zeros((512, 4))}
+  tx = optax_gc.optimizers.sgd(1.0, weight_decay=1.0)
+  updates, _ = tx.update(grads, tx.init(grads), {'kernel': kernel})
+  assert updates['kernel'].dtype == jnp.float32
+  assert abs(updates['kernel'].mean(0)).max() < 1e-6
+
+
+@pytest.mark.parametrize('where', ['gradient', 'update'])
+@pytest.mark.parametrize('name', FORMULAS)
+def test_formula(name, where):
+  """Each is its docstring's formula, in float64, under a schedule too."""
+  make, options = FORMULAS[name]
+  ours = getattr(optax_gc.optimizers, name.split()[0])
+  if name.split()[0] in ADAPTIVE:
+    options = options | {'where': where}
+  elif where == 'update':
+    pytest.skip('SGD has one place')
+  rng = np.random.default_rng(0)
+  w = rng.normal(size=(2, 3, 4))
+  a, b = rng.normal(size=(2, 2, 3, 4))
+  step = make(reference.centralization((0, 1)), 0.05, **options)
+  with enable_x64(True):
+    got = run(
+      ours(lambda count: jnp.where(count < 0, 1.0, 0.05), **options),
+      {'kernel': w},
+      lambda t, p: {'kernel': jnp.cos(t * a + p['kernel']) + b},
+    )
+    for t, p in enumerate(got, 1):
+      w = step(t, w, np.cos(t * a + w) + b)
+      np.testing.assert_allclose(p['kernel'], w, rtol=0, atol=1e-12)
+
+
+def layer():
+  """One layer of the contract's network: fewer leaves compile sooner."""
+  return contract.params()['dense']
+
+
+def wiggle(t, params):
+  return jax.tree.map(lambda p: jnp.cos(t + 3 * p) + 1, params)
+
+
+@pytest.mark.parametrize(
+  ('ours', 'theirs'),
+  [
+    (optax_gc.optimizers.sgd(0.1), optax.sgd(0.1)),
+    (
+      optax_gc.optimizers.sgd(0.1, 0.9, nesterov=True),
+      optax.sgd(0.1, 0.9, nesterov=True),
+    ),
+    (optax_gc.optimizers.adam(0.1), optax.adam(0.1)),
+    (optax_gc.optimizers.adamw(0.1), optax.adamw(0.1)),
+    (optax_gc.optimizers.radam(0.1), optax.radam(0.1)),
+    (optax_gc.optimizers.lion(0.1), optax.lion(0.1)),
+  ],
+  ids=['sgd', 'nesterov', 'adam', 'adamw', 'radam', 'lion'],
+)
+def test_names_and_defaults_are_optax_s(ours, theirs):
+  chained = optax.chain(optax_gc.gradient_centralization(), theirs)
+  want = run(chained, layer(), wiggle, 8)[-1]
+  got = run(ours, layer(), wiggle, 8)[-1]
+  chex.assert_trees_all_close(got, want, rtol=1e-6, atol=1e-6)
+
+
+def test_ranger_moves_like_optax_lookahead():
+  """Plain params and slow weights in the state, but Optax's arithmetic."""
+  fast = optax_gc.optimizers.radam(0.1, 0.95, eps=1e-5)
+  pairs = optax.lookahead(fast, sync_period=6, slow_step_size=0.5)
+  with enable_x64(True):
+    params = jax.tree.map(np.float64, layer())
+    pair = optax.LookaheadParams.init_synced(params)
+    both = run(pairs, pair, lambda t, pair: wiggle(t, pair.fast), 14)
+    ours = run(optax_gc.optimizers.ranger(0.1), params, wiggle, 14)
+    for t, (got, pair) in enumerate(zip(ours, both, strict=True), 1):
+      chex.assert_trees_all_close(got, pair.fast, rtol=1e-12)
+      if t % 6 == 0:
+        chex.assert_trees_all_close(got, pair.slow, rtol=1e-12)
+
+
+def test_conv_only_and_weight_axes_reach_the_transformation():
+  g, p = contract.grads(), contract.params()
+  axes = {
+    'conv': {'kernel': optax_gc.WeightAxes(2)},
+    'dense': {'kernel': None, 'bias': None},
+    'head': {'kernel': None},
+  }
+  for name in NAMES:
+    make = getattr(optax_gc.optimizers, name)
+    for options, own in (
+      ({'conv_only': True}, (0, 1, 2)),
+      ({'weight_axes': axes}, 2),
+    ):
+      where = {'where': 'update'} if name in ADAPTIVE else {}
+      if 'weight_decay' in inspect.signature(make).parameters:
+        options = options | {'weight_decay': 0.0}
+      tx = make(0.1, **options, **where)
+      updates, _ = tx.update(g, tx.init(p), p)
+      mean = updates['conv']['kernel'].mean(own)
+      np.testing.assert_allclose(mean, 0, atol=1e-7)
+      assert abs(updates['dense']['kernel'].mean(0)).max() > 1e-3
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_mask_says_what_is_decayed(name):
+  """Leaves that the mask leaves out step as if there were no decay."""
+  make = getattr(optax_gc.optimizers, name)
+  mask = {'conv': True, 'dense': {'kernel': True, 'bias': False}, 'head': False}
+  decayed, plain = make(0.1, weight_decay=0.5), make(0.1, weight_decay=0.0)
+  p, g = contract.params(), contract.grads()
+  wanted, _ = decayed.update(g, decayed.init(p), p)
+  free, _ = plain.update(g, plain.init(p), p)
+  for given in (mask, lambda params: mask):
+    tx = make(0.1, weight_decay=0.5, mask=given)
+    updates, _ = tx.update(g, tx.init(p), p)
+    chex.assert_trees_all_close(updates['conv'], wanted['conv'], rtol=1e-6)
+    chex.assert_trees_all_close(updates['head'], free['head'], rtol=1e-6)
+    chex.assert_trees_all_close(
+      updates['dense']['bias'], free['dense']['bias'], rtol=1e-6
+    )
+
+
+STATIC = ('weight_axes', 'mask', 'where')
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_inject_hyperparams(name):
+  """All numbers may be tracers; a schedule may be injected."""
+  make = getattr(optax_gc.optimizers, name)
+  static = [arg for arg in STATIC if arg in inspect.signature(make).parameters]
+  options = {'weight_axes': optax_gc.flax_weight_axes, 'weight_decay': 0.01}
+  if name == 'sgd':
+    options |= {'momentum': 0.9, 'dampening': 0.1}
+  schedule = optax.linear_schedule(0.1, 0.01, 10)
+  injected = optax.inject_hyperparams(make, static_args=static)(
+    learning_rate=schedule, **options
+  )
+  got = run(injected, layer(), wiggle, 8)[-1]
+  want = run(make(schedule, **options), layer(), wiggle, 8)[-1]
+  chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-5)
+  state = injected.init(layer())
+  assert {'learning_rate', 'weight_decay'} <= set(state.hyperparams)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_inject_hyperparams_with_no_static_arguments(name):
+  tx = optax.inject_hyperparams(getattr(optax_gc.optimizers, name))(
+    learning_rate=0.1
+  )
+  p = layer()
+  state = tx.init(p)
+  state.hyperparams['learning_rate'] = jnp.array(0.0)
+  updates, _ = jax.jit(tx.update)(wiggle(0, p), state, p)
+  assert not any(u.any() for u in jax.tree.leaves(updates))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_needs_no_params_without_decay(name):
+  tx = getattr(optax_gc.optimizers, name)(0.1, weight_decay=0.0)
+  p, g = contract.params(), contract.grads()
+  if name == 'ranger':
+    with pytest.raises(ValueError, match='given no `params`'):
+      tx.update(g, tx.init(p))
+  else:
+    tx.update(g, tx.init(p))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_decay_without_params(name):
+  tx = getattr(optax_gc.optimizers, name)(0.1, weight_decay=0.1)
+  p, g = contract.params(), contract.grads()
+  message = 'not passing `params`|given no `params`'
+  with pytest.raises(ValueError, match=message):
+    jax.jit(tx.update)(g, tx.init(p))
+
+
+def test_zero_gradients_are_no_nan():
+  """A leaf that never sees a gradient stays, under every optimizer."""
+  p = {'kernel': jnp.ones((3, 2))}
+  for name in NAMES:
+    tx = getattr(optax_gc.optimizers, name)(0.1, weight_decay=0.0)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, p), tx.init(p), p)
+    assert not updates['kernel'].any()
+
+
+@pytest.mark.parametrize('name', ADAPTIVE)
+def test_unknown_place(name):
+  with pytest.raises(
+    ValueError, match=r"'update', to centralize .* got 'both'"
+  ):
+    getattr(optax_gc.optimizers, name)(0.1, where='both')
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_negative_rates(name):
+  make = getattr(optax_gc.optimizers, name)
+  rates = {
+    arg: value
+    for arg, value in (
+      ('learning_rate', -1e-3),
+      ('learning_rate', float('nan')),
+      ('weight_decay', -1),
+      ('momentum', -0.9),
+      ('dampening', np.float32(-0.1)),
+      ('b1', -0.9),
+      ('b2', -0.9),
+      ('eps', -1e-8),
+      ('initial_accumulator_value', -1.0),
+      ('slow_step_size', -0.5),
+    )
+    if arg in inspect.signature(make).parameters
+  }
+  for arg, value in rates.items():
+    options = {'learning_rate': 0.1} | {arg: value}
+    with pytest.raises(ValueError, match=f'{arg} must not be negative, got'):
+      make(**options)
+
+
+def test_sync_period_below_one():
+  with pytest.raises(ValueError, match='sync_period must be at least 1, got 0'):
+    optax_gc.optimizers.ranger(0.1, sync_period=0)
+
+
+def test_damped_nesterov():
+  with pytest.raises(ValueError, match=r'nesterov=True or dampening=0\.9'):
+    optax_gc.optimizers.sgd(0.1, 0.9, nesterov=True, dampening=0.9)
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(
+  ('mask', 'error', 'message'),
+  [
+    ({'dense': True}, ValueError, 'mask of the weight decay does not match'),
+    (lambda p: {'x': True}, ValueError, 'does not match the params'),
+    ('bias', TypeError, "holds 'bias'; give True for what is decayed"),
+    ({'conv': 1, 'dense': 0, 'head': 0}, TypeError, 'give True'),
+  ],
+  ids=['partial', 'callable', 'string', 'numbers'],
+)
+def test_masks_that_do_not_match(name, mask, error, message):
+  tx = getattr(optax_gc.optimizers, name)(0.1, weight_decay=0.1, mask=mask)
+  with pytest.raises(error, match=message):
+    tx.init(contract.params())
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_axes_that_do_not_match(name):
+  tx = getattr(optax_gc.optimizers, name)(0.1, weight_axes={'dense': None})
+  with pytest.raises(ValueError, match='weight axes do not match'):
+    tx.init(contract.params())
+
+
+def test_weight_vectors_of_one_element_train():
+  p = {'kernel': jnp.ones((1, 3))}
+  for name in NAMES:
+    tx = getattr(optax_gc.optimizers, name)(0.1)
+    updates, _ = tx.update(p, tx.init(p), p)
+    assert updates['kernel'].all()
+
+
+DOCS = Path(__file__).parents[2] / 'docs' / 'optimizers.md'
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason='no docs beside the tests')
+def test_documented_recipes():
+  """Every block of the guide runs, and what it makes takes a step."""
+  names = {}
+  for block in re.findall(r'```python\n(.*?)```', DOCS.read_text(), re.DOTALL):
+    if need := re.match(r'# needs optax\.(\S+)', block):
+      try:
+        operator.attrgetter(need[1])(optax)
+      except AttributeError:
+        continue
+    names.pop('tx', None)
+    exec(block, names)
+    for tx in (names.get(n) for n in ('tx', 'before', 'after', 'l2', 'kept')):
+      if tx is None or 'LookaheadParams' in block:
+        continue
+      tx.update(names['grads'], tx.init(names['params']), names['params'])
+
+
+@pytest.mark.parametrize('name', ['MultiSteps', 'SAM', 'schedule-free'])
+def test_recipes_keep_the_means(name):
+  """Wrapped, SGD still moves no weight vector's mean."""
+  base = optax_gc.optimizers.sgd(0.1)
+  ascent = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+  tx = {
+    'MultiSteps': lambda: optax.MultiSteps(base, every_k_schedule=2),
+    'SAM': lambda: optax.contrib.sam(base, ascent, sync_period=2),
+    'schedule-free': lambda: optax.contrib.schedule_free(base, 0.1, b1=0.9),
+  }[name]()
+  start = layer()
+  end = run(tx, start, wiggle, 8)[-1]
+  moved = jax.tree.map(jnp.subtract, end, start)
+  assert optax_gc.weight_statistics(moved)['kernel'].max() < 2e-6
+  assert abs(moved['kernel']).max() > 1e-3
+
+
+def test_nesterov_with_injected_hyperparams():
+  """The default dampening is a number, also as an array."""
+  make = optax.inject_hyperparams(optax_gc.optimizers.sgd)
+  tx = make(learning_rate=0.1, momentum=0.9, nesterov=True)
+  plain = optax_gc.optimizers.sgd(0.1, momentum=0.9, nesterov=True)
+  p, g = contract.params(), contract.grads()
+  updates, _ = tx.update(g, tx.init(p), p)
+  expected, _ = plain.update(g, plain.init(p), p)
+  chex.assert_trees_all_close(updates, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'make', [optax_gc.optimizers.sgd, optax_gc.optimizers.adamw]
+)
+def test_decay_may_be_a_schedule(make):
+  p, g = contract.params(), contract.grads()
+  tx, plain = make(0.1, weight_decay=lambda t: 0.5), make(0.1, weight_decay=0.5)
+  updates, _ = jax.jit(tx.update)(g, tx.init(p), p)
+  expected, _ = plain.update(g, plain.init(p), p)
+  chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_adagrad_of_zero_gradients_in_float16():
+  p = {'w': jnp.ones((3, 2), jnp.float16)}
+  tx = optax_gc.optimizers.adagrad(0.1)
+  updates, _ = tx.update(p, tx.init(p), p)
+  assert not updates['w'].any()
+
+
+@pytest.mark.parametrize('mask', [{}, {'w': None}])
+def test_an_empty_mask_is_no_function(mask):
+  p = {'w': jnp.ones((3, 2))}
+  tx = optax_gc.optimizers.adamw(0.1, mask=mask)
+  with pytest.raises(ValueError, match='does not match the params'):
+    tx.update(p, tx.init(p), p)
