@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
-import optax  # type: ignore[import-untyped]
+import optax
 
 from optax_gc._axes.spec import WeightAxes, normalize
 from optax_gc._conventions.resolve import weight_axes_resolver

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
-import optax  # type: ignore[import-untyped]
+import optax
 
 from optax_gc._axes.spec import (
   WeightAxes,

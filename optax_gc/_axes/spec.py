@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-import optax  # type: ignore[import-untyped]
+import optax
 
 LEFT_ALONE_ONE = 'weight vector of one element: centralizing would freeze it'
 LEFT_ALONE_EMPTY = 'has no elements'
