@@ -13,6 +13,7 @@ seed by seed.
 from collections.abc import Callable
 import dataclasses
 from pathlib import Path
+import sys
 import time
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +26,9 @@ import optax
 import rich.console
 import rich.progress
 import tyro
+
+if not __package__:  # Run as a file, whose folder is on the path.
+  sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from examples import data, networks, report
 import optax_gc

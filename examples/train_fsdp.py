@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import json
 from pathlib import Path
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -26,6 +27,9 @@ import orbax.checkpoint as ocp
 import rich.console
 import rich.progress
 import tyro
+
+if not __package__:  # Run as a file, whose folder is on the path.
+  sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from examples import text, transformer
 import optax_gc

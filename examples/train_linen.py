@@ -5,8 +5,9 @@ from flax.training import train_state
 import jax
 import numpy as np
 import optax
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
-from examples import data
 import optax_gc
 
 
@@ -15,7 +16,7 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    x = nn.relu(nn.Dense(128)(x.reshape(x.shape[0], -1)))
+    x = nn.relu(nn.Dense(128)(x))
     return nn.Dense(10)(x)
 
 
@@ -32,9 +33,18 @@ def train_step(state, images, labels):
   return state.apply_gradients(grads=grads)
 
 
+def digits() -> tuple[np.ndarray, ...]:
+  """Training and test images, then their labels."""
+  images, labels = load_digits(return_X_y=True)
+  return train_test_split(
+    images.astype(np.float32) / 16, labels, stratify=labels, random_state=0
+  )
+
+
 def main(epochs: int = 10, batch_size: int = 64) -> train_state.TrainState:
-  digits, model = data.load('digits'), MLP()
-  images, labels = digits.train
+  model = MLP()
+  images, test_images, labels, test_labels = digits()
+  splits = {'training': (images, labels), 'test': (test_images, test_labels)}
   params = model.init(jax.random.key(0), images[:1])['params']
   print(optax_gc.summary(params), '\n')
   sgd = optax.sgd(0.1, momentum=0.9)
@@ -47,7 +57,7 @@ def main(epochs: int = 10, batch_size: int = 64) -> train_state.TrainState:
     order = rng.permutation(len(labels))[: steps * batch_size]
     for batch in order.reshape(steps, batch_size):
       state = train_step(state, images[batch], labels[batch])
-    for name, split in (('training', digits.train), ('test', digits.test)):
+    for name, split in splits.items():
       loss, accuracy = loss_and_accuracy(state.params, state, *split)
       print(f'epoch {epoch:2}, {name}: loss {loss:.4f}, {accuracy:.2%} right')
   return state

@@ -25,11 +25,15 @@ Under SLURM, and on a slice of a TPU pod, JAX finds the others by itself:
 import dataclasses
 import inspect
 from pathlib import Path
+import sys
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 import tyro
+
+if not __package__:  # Run as a file, whose folder is on the path.
+  sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from examples import train_fsdp
 

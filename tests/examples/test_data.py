@@ -233,7 +233,7 @@ def test_folders_are_mirrored_or_cropped_at_random(class_folders):
 
 
 def test_random_boxes_lie_inside_and_have_the_stated_area_and_shape():
-  from data import folders
+  from examples.data import folders
 
   rng, size = np.random.default_rng(0), (300, 200)
   boxes = np.array([folders.random_box(size, rng) for _ in range(500)])
@@ -298,7 +298,7 @@ def test_mini_imagenet_must_be_whole(tmp_path):
 def test_clip_art_on_files_made_here(tmp_path):
   pytest.importorskip('sklearn')
   Image = pytest.importorskip('PIL.Image')
-  from data import clipart
+  from examples.data import clipart
 
   for name in clipart.CLASSES:
     folder = tmp_path / name
@@ -320,7 +320,7 @@ def test_clip_art_on_files_made_here(tmp_path):
 
 def test_transparent_pictures_lie_on_white(tmp_path):
   Image = pytest.importorskip('PIL.Image')
-  from data import clipart
+  from examples.data import clipart
 
   for mode, colour in (('RGBA', (0, 0, 0, 51)), ('LA', (0, 51))):
     Image.new(mode, (64, 64), colour).save(tmp_path / 'a.png')
@@ -330,7 +330,7 @@ def test_transparent_pictures_lie_on_white(tmp_path):
 
 def test_the_real_clip_art():
   pytest.importorskip('PIL')
-  from data import clipart
+  from examples.data import clipart
 
   if not clipart.FOLDER.is_dir():
     pytest.skip('openclipart-png is absent')
@@ -380,7 +380,7 @@ def test_about_half_are_mirrored():
 @pytest.fixture
 def loading():
   pytest.importorskip('grain')
-  from data import loading
+  from examples.data import loading
 
   return loading
 

@@ -366,8 +366,7 @@ def test_linen_example_trains_and_keeps_means(capsys):
   assert '2 of 4 arrays centralized' in printed
   accuracy = re.findall(r'epoch  3, test: .* (\S+)% right', printed)
   assert float(accuracy[0]) > 90
-  images = data.load('digits')
-  start = train_linen.MLP().init(jax.random.key(0), images.train_images[:1])
+  start = train_linen.MLP().init(jax.random.key(0), train_linen.digits()[0][:1])
   for name in ('Dense_0', 'Dense_1'):
     moved = state.params[name]['kernel'] - start['params'][name]['kernel']
     assert abs(moved).max() > 0.01
