@@ -19,6 +19,9 @@ else:
 
 partition = getattr(optax, 'partition', None) or optax.multi_transform
 
+needs_set_mesh = pytest.mark.skipif(
+  not hasattr(jax, 'set_mesh'), reason='this JAX has no jax.set_mesh'
+)
 combines_all_reduces = pytest.mark.skipif(
   jax.__version_info__ < (0, 6), reason='this XLA for CPU combines nothing'
 )

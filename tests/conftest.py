@@ -28,6 +28,31 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile('ci')
 
 
+def _surroundings():
+  """What a test finds, and must leave: JAX's configuration and its mesh."""
+  # A value of this thread alone hides that of the process.
+  found = {
+    name: getattr(jax.config, name, value)
+    for name, value in jax.config.values.items()
+  }
+  if hasattr(jax.sharding, 'get_abstract_mesh'):
+    found['the mesh in context'] = jax.sharding.get_abstract_mesh()
+  return found
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_trace():
+  """Fails the test that changes what the tests after it find."""
+  before = _surroundings()
+  yield
+  changed = {
+    name: f'{before[name]} became {value}'
+    for name, value in _surroundings().items()
+    if value != before[name]
+  }
+  assert not changed, f'This test leaves behind: {changed}'
+
+
 @pytest.fixture
 def x64():
   """Runs one test with 64-bit types."""

@@ -22,13 +22,15 @@ Maker = Callable[[], optax.GradientTransformation]
 
 @functools.cache
 def _arrays(dtype):
+  """On the host: a JAX array would keep the mesh that it was first made in."""
   keys = jax.random.split(jax.random.key(0), 4)
   shapes = ((3, 3, 2, 4), (4, 3), (3,), (3, 1))
   values = [
     jax.random.normal(key, shape, dtype)
     for key, shape in zip(keys, shapes, strict=True)
   ]
-  return values, [jnp.cos(3 * value) + 1 for value in values]
+  grads = [jnp.cos(3 * value) + 1 for value in values]
+  return jax.device_get((values, grads))
 
 
 def _tree(conv, kernel, bias, head):
@@ -41,12 +43,12 @@ def _tree(conv, kernel, bias, head):
 
 def params(dtype: Any = jnp.float32) -> dict[str, Any]:
   """A small Flax-like network's parameters."""
-  return _tree(*_arrays(dtype)[0])
+  return _tree(*map(jnp.asarray, _arrays(dtype)[0]))
 
 
 def grads(dtype: Any = jnp.float32) -> dict[str, Any]:
   """Gradients with a mean that centralizing removes."""
-  return _tree(*_arrays(dtype)[1])
+  return _tree(*map(jnp.asarray, _arrays(dtype)[1]))
 
 
 def step(tx, grads, state, params):

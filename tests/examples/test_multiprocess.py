@@ -85,7 +85,7 @@ def run(out, logs, processes, victim=None, last_step=-1):
   running = []
   try:
     for i in range(processes):
-      command = [sys.executable, ROOT / 'tests/worker.py']
+      command = [sys.executable, Path(__file__).with_name('worker.py')]
       command += [str(last_step if i == victim else -1), *options(out)]
       command += ['--coordinator', address, '--processes', str(processes)]
       command += ['--process', str(i), '--heartbeat', '20']

@@ -1,6 +1,6 @@
 """One process of `test_multiprocess.py`: the example, which may be killed.
 
-  python tests/worker.py STEP OPTIONS...
+  python tests/examples/worker.py STEP OPTIONS...
 
 kills its own process, with no chance to clean up, after the given step and the
 checkpoint before it, which is written while training goes on; never, if that is
