@@ -1,10 +1,49 @@
 """Inference against axes written by hand, over the zoo of models."""
 
+import re
+
 import jax
 import pytest
 
 import optax_gc
 from tests.infer.zoo import CASES, SIZES, Missing
+
+# What the old engine fails, and the new one must not: these kinds are new.
+FAILS_WITH_THE_OLD_ENGINE = {
+  'inputs/constant_edges_scale_messages',
+  'inputs/convolutions_mixed_by_data',
+  'inputs/diffusion_loss',
+  'inputs/dropout_on_a_learned_query',
+  'inputs/dropout_on_relative_positions',
+  'inputs/frozen_frequencies',
+  'inputs/generator_step',
+  'inputs/implicit_image',
+  'inputs/kernel_without_gradient',
+  'inputs/kernels_mixed_by_data',
+  'inputs/kernels_rotating_in_a_loop',
+  'inputs/learned_frequencies',
+  'inputs/learned_query_for_one_example',
+  'inputs/literals',
+  'inputs/operator_network',
+  'inputs/physics_informed',
+  'inputs/position_bias_of_a_network',
+  'inputs/positions_resized_by_constants',
+  'inputs/positions_resized_by_data',
+  'inputs/product_and_bias_in_one_sum',
+  'inputs/prompt_in_front_of_tokens',
+  'inputs/queries_of_coordinates',
+  'inputs/relative_positions_from_sines',
+  'inputs/result_that_nobody_uses',
+  'inputs/rotation_kept_as_a_buffer',
+  'inputs/sets_of_numbers',
+  'inputs/slots_with_noise',
+  'inputs/state_that_nobody_uses',
+  'inputs/two_products_in_one_sum',
+  'kernels/low_rank_in_a_convolution_of_one_pixel',
+  'kernels/low_rank_onto_a_frozen_base',
+  'kernels/low_rank_onto_a_frozen_convolution',
+  'kernels/low_rank_to_one_head',
+}
 
 
 def load(name, size):
@@ -18,6 +57,17 @@ def infer(case, **kwargs):
   return optax_gc.infer_weight_axes(
     case.fn, case.params, *case.inputs, **kwargs
   )
+
+
+def infer_strictly(case):
+  """Axes, and the paths that `strict=True` complains about."""
+  try:
+    return infer(case, strict=True), set()
+  except ValueError as error:
+    listed = re.findall(r"^  '(.*)' of shape", str(error), re.MULTILINE)
+    if not listed:
+      raise
+    return infer(case), set(listed)
 
 
 def rows_of(case, axes):
@@ -37,54 +87,42 @@ def leaves(case, axes):
   return dict(zip(rows_of(case, axes), flat, strict=True))
 
 
-every_case = pytest.mark.parametrize('name', CASES)
-both_sizes = pytest.mark.parametrize('size', SIZES)
-
-
-@both_sizes
-@every_case
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(
+      n, marks=[pytest.mark.xfail] * (n in FAILS_WITH_THE_OLD_ENGINE)
+    )
+    for n in CASES
+  ],
+)
 def test_reads_the_axes_written_by_hand(name, size):
   case = load(name, size)
-  rows = rows_of(case, infer(case))
-  unlisted = [p for p, row in rows.items() if len(row.shape) > 1]
-  assert set(unlisted) <= set(case.axes) <= set(rows), 'the case is incomplete'
+  axes, open_leaves = infer_strictly(case)
+  rows, specs = rows_of(case, axes), leaves(case, axes)
+  reasons = {path: row.reason for path, row in rows.items()}
+  matrices = {path for path, row in rows.items() if len(row.shape) > 1}
+  assert matrices <= set(case.axes) <= set(rows), 'the case is incomplete'
   got, expected = (
-    {p: drop_ones(axes[p], row.shape) for p, row in rows.items()}
-    for axes in (
+    {p: drop_ones(a[p], row.shape) for p, row in rows.items()}
+    for a in (
       {p: row.reduction_axes for p, row in rows.items()},
       {p: case.axes.get(p, ()) for p in rows},
     )
   )
-  assert got == expected, '\n'.join(
-    f'{path}: {row.reason}' for path, row in rows.items()
-  )
-  assert all(row.reason for row in rows.values())
-
-
-@every_case
-def test_verdicts_say_more_than_the_axes(name):
-  case = load(name, 'distinct')
-  axes = infer(case)
-  rows, specs = rows_of(case, axes), leaves(case, axes)
+  declined = {path for path in case.maybe if not got[path]}
+  expected |= dict.fromkeys(declined, ())
+  assert got == expected, reasons
+  assert set(case.unresolved) & matrices == open_leaves - declined, reasons
+  assert all(reasons.values())
   for path, words in case.reasons.items():
-    assert words in rows[path].reason
+    assert words in reasons[path] or path in set(case.maybe) - declined
   for path, output in case.outputs.items():
     shape = rows[path].shape
     assert drop_ones(specs[path].output_axis, shape) == drop_ones(output, shape)
   for path in case.convolutions:
     assert specs[path].convolution
-
-
-@every_case
-def test_strict_raises_only_where_used_and_unresolved(name):
-  case = load(name, 'distinct')
-  if not case.unresolved:
-    infer(case, strict=True)
-    return
-  with pytest.raises(ValueError, match='weight axes') as error:
-    infer(case, strict=True)
-  for path in case.unresolved:
-    assert repr(path) in str(error.value)
 
 
 def test_strict_names_all_unresolved_leaves_and_a_remedy():

@@ -5,13 +5,24 @@ axes of each array are contracted with the layer's input. Nothing is computed:
 params and inputs are shapes. Every case comes in two sizes, one with distinct
 axis sizes and one where all that can be are equal.
 
-To add a case, write a function of `Sizes` that returns a `Case`, put
-`@case` above it and a word on why in its docstring.
+To add a case, write the program as a function of a dict of params and of its
+inputs, say in one line why its axes are what they are, and put `@program` above
+it, which reads shapes and axes from words:
+
+    @program('bi', w='Io', b='o')
+    def dense(p, x):
+      'The rows of `w` are contracted; the bias is added.'
+      return x @ p['w'] + p['b']
+
+A model of a framework is a function of `Sizes` that returns a `Case`, under
+`@case`.
 """
 
 from collections.abc import Callable, Mapping
 import dataclasses
 import importlib
+import math
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -53,6 +64,8 @@ class Case:
     reasons: Parts of the sentences that the verdicts must give, by path.
     outputs: Output axes of some leaves, by path.
     unresolved: Paths that `strict=True` must complain about.
+    maybe: Paths that may be declined as well: the axes are right, but nobody
+      would miss them.
     convolutions: Paths of convolution kernels.
   """
 
@@ -65,6 +78,7 @@ class Case:
     default_factory=dict
   )
   unresolved: tuple[str, ...] = ()
+  maybe: tuple[str, ...] = ()
   convolutions: tuple[str, ...] = ()
 
 
@@ -77,11 +91,15 @@ CASES: dict[str, Callable[[Sizes], Case]] = {}
 
 def case(build: Callable[[Sizes], Case]) -> Callable[[Sizes], Case]:
   """Registers a case under its module's and its function's name."""
-  name = f'{build.__module__.rpartition(".")[2]}/{build.__name__}'
-  if name in CASES or not build.__doc__:
+  _register(build, build)
+  return build
+
+
+def _register(fn: Callable[..., Any], build: Callable[[Sizes], Case]) -> None:
+  name = f'{fn.__module__.rpartition(".")[2]}/{fn.__name__}'
+  if name in CASES or not fn.__doc__:
     raise ValueError(f'Case {name!r} is there twice or has no docstring.')
   CASES[name] = build
-  return build
 
 
 def f32(*shape: int) -> jax.ShapeDtypeStruct:
@@ -92,8 +110,82 @@ def i32(*shape: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
+# The letters of axes in `program`, in the order of the fields of `Sizes`.
+_LETTERS = dict(zip('btihondlewmv', Sizes._fields, strict=True))
+
+
+def program(
+  *inputs: str, **leaves: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+  """Registers `fn(params, *inputs)` with shapes and axes given in words.
+
+  A letter is an axis of the size of its name, a digit one of that size, `x` one
+  of size one, and brackets multiply: `[2o]`, `[4x]`. A capital marks a
+  reduction axis: `Io` is `(inp, out)` with axes `(0,)`, `[4X]o` is `(4, out)`.
+
+  Args:
+    *inputs: Shapes; with `#` in front of integers, `key` for a random key.
+    **leaves: Shape and axes of every leaf of `params`. After a `:` there
+      follows a part of its reason; after a `!` too, and it is unresolved; a
+      `?` says that it may be declined as well.
+  """
+
+  def register(fn):
+    def build(s: Sizes) -> Case:
+      words = {name: _LEAF.fullmatch(leaf) for name, leaf in leaves.items()}
+      assert all(words.values()), f'{fn.__name__} has a malformed leaf'
+      signs = {name: match[2] for name, match in words.items()}
+      axes = {name: _axes(match[1], s) for name, match in words.items()}
+      return Case(
+        fn,
+        {name: f32(*(size for size, _ in axes[name])) for name in leaves},
+        tuple(_input(shape, s) for shape in inputs),
+        {
+          name: tuple(i for i, (_, reduced) in enumerate(found) if reduced)
+          for name, found in axes.items()
+        },
+        reasons={name: match[3] for name, match in words.items() if match[3]},
+        unresolved=tuple(name for name in leaves if signs[name] == '!'),
+        maybe=tuple(name for name in leaves if signs[name] == '?'),
+      )
+
+    _register(fn, build)
+    return fn
+
+  return register
+
+
+_LEAF = re.compile(r'([^:!? ]*)([:!?])? ?(.*)')
+
+
+def _axes(shape: str, s: Sizes) -> list[tuple[int, bool]]:
+  """The size of every axis, and whether it is a reduction axis."""
+  tokens = re.findall(r'\[(.*?)\]|(.)', shape)
+  return [
+    (
+      math.prod(_size(n, s) for n in re.findall(r'\d+|\D', token)),
+      token != token.lower(),
+    )
+    for token in (group or letter for group, letter in tokens)
+  ]
+
+
+def _size(part: str, s: Sizes) -> int:
+  if part.isdigit():
+    return int(part)
+  return 1 if part in 'xX' else getattr(s, _LETTERS[part.lower()])
+
+
+def _input(shape: str, s: Sizes) -> Any:
+  if shape == 'key':
+    return jax.eval_shape(lambda: jax.random.key(0))
+  sizes = [size for size, _ in _axes(shape.removeprefix('#'), s)]
+  return i32(*sizes) if shape.startswith('#') else f32(*sizes)
+
+
 for _module in (
   *('structure', 'factors', 'layers', 'blocks'),
+  *('inputs', 'science', 'kernels', 'models'),
   *('linen', 'nnx', 'haiku', 'equinox'),
 ):
   importlib.import_module(f'{__name__}.{_module}')

@@ -1,0 +1,307 @@
+"""Kernels that are made of other arrays before data meets them."""
+
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.infer.zoo import program
+
+_conv = functools.partial(
+  lax.conv_general_dilated,
+  window_strides=(1, 1),
+  padding='SAME',
+  dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+)
+_conv_1d = functools.partial(
+  lax.conv_general_dilated,
+  window_strides=(1,),
+  padding='SAME',
+  dimension_numbers=('NWC', 'WIO', 'NWC'),
+)
+
+
+# Low rank: only an axis longer than one can have been broadcast.
+
+
+@program('bmmi', w='XXIo', a='I2', b='[2X]o')
+def low_rank_in_a_convolution_of_one_pixel(p, x):
+  """LoRA in a 1x1 convolution: the axes of size one say nothing."""
+  return _conv(x, p['w'] + p['a'][None, None] @ p['b'])
+
+
+@program('bi', a='I2', b='[2X]o')
+def low_rank_to_one_head(p, x):
+  """A reshape puts one head between the factors' axes."""
+  kernel = jnp.einsum('ir,rno->ino', p['a'], p['b'].reshape(2, 1, -1))
+  return jnp.einsum('bi,ino->bno', x, kernel)
+
+
+@program('bi', 'io', a='I2', b='[2X]o')
+def low_rank_onto_a_frozen_base(p, x, base):
+  """LoRA onto a kernel that is an input: frozen, it is not among the params."""
+  return x @ (base + p['a'] @ p['b'])
+
+
+@program('bmmi', 'wwio', a='WWI2', b='[2X]o')
+def low_rank_onto_a_frozen_convolution(p, x, base):
+  """The same with a convolution and its window."""
+  return _conv(x, base + p['a'] @ p['b'])
+
+
+@program('bi', w='lIi', a='lI2', b='l[2X]i', s='li')
+def low_rank_in_scanned_layers(p, x):
+  """Base, factors and scales are stacked alike."""
+
+  def layer(h, p):
+    kernel = p['w'] + p['a'] @ p['b']
+    return h + jax.nn.silu(h * p['s'] @ kernel), None
+
+  return lax.scan(layer, x, p)[0]
+
+
+@program('bi', w='Io', a='I2?', b='[2X]o?', c='I2?', d='[2X]o?')
+def product_of_low_ranks(p, x):
+  """LoHa multiplies two low-rank kernels entry by entry."""
+  return x @ (p['w'] + (p['a'] @ p['b']) * (p['c'] @ p['d']))
+
+
+@program('bi', a='2', b='o')
+def vectors_between_fixed_factors(p, x):
+  """VeRA trains scales around random kernels of the program's own."""
+  random = np.random.default_rng(0)
+  i, o = x.shape[1], p['b'].size
+  first, second = (random.normal(size=s) for s in ((i, 2), (2, o)))
+  return ((x @ first.astype('f')) * p['a']) @ second.astype('f') * p['b']
+
+
+# Functions of a kernel.
+
+
+@program('bi', a='ii?', w='Io')
+def rotation_by_an_exponential(p, x):
+  """The exponential of `a - a.T` has lost the places of entries."""
+  return x @ jax.scipy.linalg.expm(p['a'] - p['a'].T) @ p['w']
+
+
+@program('bi', w='Io')
+def rescaled_by_its_own_gram_matrix(p, x):
+  """Columns over row sums of `|w.T @ w|`: only lengths (AOL)."""
+  gram = jnp.abs(p['w'].T @ p['w'])
+  return x @ (p['w'] * lax.rsqrt(gram.sum(0) + 1e-6))
+
+
+@program('bi', w='[2I]o')
+def rounded_in_blocks(p, x):
+  """Blocks of inputs have scales of their own; straight through backwards."""
+  blocks = p['w'].reshape(2, -1, p['w'].shape[1])
+  scale = jnp.abs(blocks).max(1, keepdims=True) / 7
+  rounded = jnp.round(blocks / scale) * scale
+  kernel = (blocks + lax.stop_gradient(rounded - blocks)).reshape(p['w'].shape)
+  return jnp.concatenate([x, x], 1) @ kernel
+
+
+@program('bi', w='Io')
+def largest_entries(p, x):
+  """All but the largest entries are set to zero, by `top_k` of the kernel."""
+  least = lax.top_k(jnp.abs(p['w']).ravel(), 7)[0][-1]
+  return x @ jnp.where(jnp.abs(p['w']) >= least, p['w'], 0.0)
+
+
+@program('key', 'bi', w='Io?', g='Io?')
+def random_gates(p, key, x):
+  """Gates of the kernel's shape, sampled: either could be the kernel (L0)."""
+  noise = jax.random.logistic(key, p['g'].shape)
+  gate = jax.nn.sigmoid((noise + p['g']) / 0.66)
+  return x @ (p['w'] * jnp.clip(gate * 1.2 - 0.1, 0, 1))
+
+
+@jax.custom_vjp
+def _int8_product(x, w):
+  scale_x = jnp.abs(x).max(-1, keepdims=True) / 127
+  scale_w = jnp.abs(w).max(0, keepdims=True) / 127
+  small = [jnp.round(a).astype(jnp.int8) for a in (x / scale_x, w / scale_w)]
+  y = jnp.matmul(*small, preferred_element_type=jnp.int32)
+  return y.astype(jnp.float32) * scale_x * scale_w
+
+
+_int8_product.defvjp(
+  lambda x, w: (_int8_product(x, w), (x, w)),
+  lambda saved, g: (g @ saved[1].T, saved[0].T @ g),
+)
+
+
+@program('bi', w='Ih', o='Ho')
+def integer_products_in_a_step(p, x):
+  """Products of int8, with a derivative of their own, in a training step."""
+
+  def loss(p):
+    hidden = jax.nn.relu(_int8_product(x, p['w']))
+    return jnp.mean(_int8_product(hidden, p['o']) ** 2)
+
+  return jax.value_and_grad(loss)(p)
+
+
+# Structured kernels.
+
+
+@program('b[2i]', a='Io', b='Io')
+def complex_kernel_in_blocks(p, x):
+  """`[[a, b], [-b, a]]`: each block is whole."""
+  return x @ jnp.block([[p['a'], p['b']], [-p['b'], p['a']]])
+
+
+@program('b[4d]', a='d[4X]4?', s='dDo?')
+def sum_of_kronecker_products(p, x):
+  """Hypercomplex layers: `a` mixes blocks, `s` is a kernel in them."""
+  pairs = zip(p['a'], p['s'], strict=True)
+  return x @ sum(jnp.kron(a, s) for a, s in pairs)
+
+
+@program('b[ni]', a='nId', b='dNo')
+def block_diagonals_with_a_permutation(p, x):
+  """A Monarch matrix: layers of blocks, transposed in between."""
+  h = x.reshape(x.shape[0], *p['a'].shape[:2])
+  h = jnp.einsum('bni,nid->bdn', h, p['a'])
+  return jnp.einsum('bdn,dno->bdo', h, p['b']).reshape(x.shape[0], -1)
+
+
+@program('bti', w='[11X]i?')
+def toeplitz_mixing(p, x):
+  """Each output meets a window of the offsets: a part of an axis at a time."""
+  place = np.arange(x.shape[1])
+  offset = (place[:, None] - place) % len(p['w'])
+  return jnp.einsum('tsi,bsi->bti', p['w'][offset], x)
+
+
+@program('bti', k='iT?', d='i', w='Ii', v='Ii')
+def long_convolution(p, x):
+  """A kernel as long as the sequence, by Fourier transforms (Hyena)."""
+  t = x.shape[1]
+  u = jnp.swapaxes(x @ p['w'], 1, 2)
+  spectrum = jnp.fft.rfft(u, n=2 * t) * jnp.fft.rfft(p['k'], n=2 * t)
+  y = jnp.fft.irfft(spectrum, n=2 * t)[..., :t] + u * p['d'][:, None]
+  return jnp.swapaxes(y, 1, 2) @ p['v']
+
+
+@program('bin', a='Ihd', w='NDo')
+def tensor_train(p, x):
+  """Cores meet the data one after the other; each sums an input and a rank."""
+  h = jnp.einsum('bin,ihd->bhdn', x, p['a'])
+  return jnp.einsum('bhdn,ndo->bho', h, p['w'])
+
+
+@program('bmmi', a='W2?', b='W2?', c='I2?', d='o[2X]?')
+def convolution_of_four_factors(p, x):
+  """A CP decomposition: each factor is summed along its own axis."""
+  kernel = jnp.einsum('hr,wr,ir,or->hwio', *(p[n] for n in 'abcd'))
+  return _conv(x, kernel)
+
+
+@program('bi', 'bh', w='oIH')
+def outer_product_of_inputs(p, x, z):
+  """One inner product over both axes."""
+  return jnp.einsum('bih,oih->bo', x[:, :, None] * z[:, None], p['w'])
+
+
+@program('#b', '#b', e='vi?', r='ei?')
+def product_of_three_lookups(p, i, j):
+  """Knowledge graphs score three rows by one product (DistMult)."""
+  return jnp.einsum('bi,bi,bi->b', p['e'][i], p['r'][j], p['e'][j])
+
+
+@program('b[9x]x', lo='ox', band='ox', w='WOi')
+def filters_of_two_numbers(p, x):
+  """Band-pass filters are functions of two cut-offs each (SincNet)."""
+  t = np.arange(1, 10, dtype=np.float32)[None] / 16
+  low = jnp.abs(p['lo'])
+  high = low + jnp.abs(p['band'])
+  half = (jnp.sin(high * t) - jnp.sin(low * t)) / t
+  taps = jnp.concatenate([half[:, ::-1], 2 * (high - low), half], 1)
+  y = _conv_1d(x, (taps * np.hamming(19).astype('f')).T[:, None])
+  return _conv_1d(jnp.abs(y), p['w'])
+
+
+@program('bmmi', w='WWIo')
+def four_orientations(p, x):
+  """The kernel in four rotations side by side: one layer on four groups."""
+  turned = [jnp.rot90(p['w'], k) for k in range(4)]
+  return _conv(x, jnp.concatenate(turned, -1))
+
+
+@program('bmmi', w='WWIo')
+def best_of_four_orientations(p, x):
+  """The same in four convolutions, of which the largest counts."""
+  made = [_conv(x, jnp.rot90(p['w'], k)) for k in range(4)]
+  return functools.reduce(jnp.maximum, made)
+
+
+@program('mm', 'nm', k='[3X][3X]', f='n[3X]')
+def filters_of_scipy(p, x, y):
+  """Convolutions of images and of signals, without channels."""
+  image = jax.scipy.signal.convolve2d(x, p['k'], mode='same')
+  convolve = functools.partial(jnp.convolve, mode='same')
+  return image, jax.vmap(convolve)(y, p['f'])
+
+
+@program('bi', w='io?', v='[4X]i?')
+def distances_and_powers(p, x):
+  """AdderNet's distances are no products; sums over powers are."""
+  distance = -jnp.sum(jnp.abs(x[:, :, None] - p['w']), 1)
+  powers = x[..., None] ** np.arange(4)
+  return distance, jnp.einsum('bik,ki->bi', powers, p['v'])
+
+
+def _splines(x, knots, degree):
+  x = x[..., None]
+  basis = ((x >= knots[:-1]) & (x < knots[1:])).astype(jnp.float32)
+  for d in range(1, degree + 1):
+    up = (x - knots[: -d - 1]) / (knots[d:-1] - knots[: -d - 1])
+    down = (knots[d + 1 :] - x) / (knots[d + 1 :] - knots[1:-d])
+    basis = up * basis[..., :-1] + down * basis[..., 1:]
+  return basis
+
+
+@program('bi', c='Io[7X]', w='Io')
+def splines(p, x):
+  """A KAN as published: spline coefficients, and a layer beside them."""
+  basis = _splines(x, np.linspace(-2, 2, 11, dtype=np.float32), 3)
+  y = jnp.einsum('big,iog->bo', basis, p['c'])
+  return y + jax.nn.silu(x) @ p['w']
+
+
+@program('bi', c='[4I]o', g='4')
+def radial_functions(p, x):
+  """Distances to learned places, then a Dense layer (FastKAN)."""
+  features = jnp.exp(-((x[..., None] - p['g']) ** 2))
+  return features.reshape(x.shape[0], -1) @ p['c']
+
+
+@program('bi', 'bh', w='WWIo', a='Hi', c='i')
+def demodulated_convolution(p, x, style):
+  """StyleGAN2 as written: examples are groups of one convolution."""
+  b, i = x.shape
+  image = jnp.broadcast_to(x[:, None, None], (b, 4, 4, i))
+  scale = style @ p['a'] + p['c']
+  kernel = p['w'] * scale[:, None, None, :, None]
+  size = jnp.sum(kernel**2, (1, 2, 3), keepdims=True)
+  kernel = kernel * lax.rsqrt(size + 1e-6)
+  image = image.transpose(1, 2, 0, 3).reshape(1, 4, 4, b * i)
+  kernel = kernel.transpose(1, 2, 3, 0, 4)
+  kernel = kernel.reshape(*kernel.shape[:3], -1)
+  return _conv(image, kernel, feature_group_count=b)
+
+
+@program('bi', c='lN?', v='nIo?', w='Io')
+def kernels_of_bases(p, x):
+  """R-GCN: coefficients mix bases into one kernel for each relation."""
+  kernels = jnp.einsum('ln,nio->lio', p['c'], p['v'])
+  return jnp.einsum('bi,lio->blo', x, kernels) + (x @ p['w'])[:, None]
+
+
+@program('bi', c='i3?', w='3o?')
+def kernel_of_codes(p, x):
+  """A hypernetwork on a learned code for each input: may be declined."""
+  return x @ jnp.tanh(p['c'] @ p['w'])

@@ -1,0 +1,344 @@
+"""Derivatives, solvers and training inside of the program."""
+
+import functools
+
+import jax
+from jax import lax
+from jax.experimental import pallas
+import jax.numpy as jnp
+import numpy as np
+
+from tests.infer.zoo import Missing, program
+
+
+def _net(p, x):
+  hidden = jnp.tanh(jnp.tanh(x @ p['a'] + p['b']) @ p['c'])
+  return hidden @ p['d']
+
+
+_NET = {'a': 'Ih', 'b': 'h', 'c': 'Hh', 'd': 'Hx'}
+_NET_OF_TWO = {**_NET, 'a': '[2I]h'}
+
+
+def _energy(p, x):
+  return _net(p, x)[..., 0]
+
+
+@program('i', 'i', **_NET_OF_TWO)
+def lagrangian(p, q, v):
+  """Accelerations solve a system of the net's second derivatives."""
+
+  def energy(q, v):
+    return _energy(p, jnp.concatenate([q, v]))
+
+  mass = jax.hessian(energy, 1)(q, v) + jnp.eye(q.size)
+  mixed = jax.jacfwd(jax.grad(energy, 1), 0)(q, v)
+  return jnp.linalg.solve(mass, jax.grad(energy)(q, v) - mixed @ v)
+
+
+@program('bi', **_NET)
+def laplacian(p, x):
+  """The trace of a Hessian, as in quantum Monte Carlo."""
+  hessian = jax.hessian(functools.partial(_energy, p))
+  return jax.vmap(lambda x: jnp.trace(hessian(x)))(x)
+
+
+@program('bi', 'bi', **_NET)
+def directional_derivative_in_a_loss(p, x, noise):
+  """A derivative along a path enters a loss, and that is differentiated."""
+
+  def loss(p):
+    u, du = jax.jvp(functools.partial(_energy, p), (x,), (noise - x,))
+    return jnp.mean((u - lax.stop_gradient(x[:, 0] - du)) ** 2)
+
+  return jax.value_and_grad(loss)(p)
+
+
+@program('lbi', 'lbx', **_NET)
+def learning_to_learn(p, xs, ys):
+  """Steps of training in a loop, mapped over tasks, then differentiated."""
+  loss = lambda p, x, y: jnp.mean((_net(p, x) - y) ** 2)  # noqa: E731
+
+  def task(p, x, y):
+    def step(p, _):
+      grads = jax.grad(loss)(p, x, y)
+      return jax.tree.map(lambda p, g: p - 0.1 * g, p, grads), None
+
+    return loss(lax.scan(step, p, None, length=2)[0], x, y)
+
+  tasks = jax.vmap(task, (None, 0, 0))
+  return jax.grad(lambda p: jnp.mean(tasks(p, xs, ys)))(p)
+
+
+@program('bi', 'key', **_NET)
+def energy_with_a_chain(p, x, key):
+  """Negative examples are made by a chain of gradients with noise."""
+
+  def step(x, key):
+    slope = jax.grad(lambda x: jnp.sum(_energy(p, x)))(x)
+    return x - 0.1 * slope + 0.01 * jax.random.normal(key, x.shape), None
+
+  made, _ = lax.scan(step, x, jax.random.split(key, 3))
+  made = lax.stop_gradient(made)
+  return jnp.mean(_energy(p, x)) - jnp.mean(_energy(p, made))
+
+
+@program('bi', **_NET)
+def tangent_kernel(p, x):
+  """Jacobians in the params, contracted over them."""
+  rows = jax.jacrev(lambda p: _energy(p, x))(p)
+  over = lambda j: jnp.tensordot(j, j, (tuple(range(1, j.ndim)),) * 2)  # noqa: E731
+  return sum(over(leaf) for leaf in jax.tree.leaves(rows))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fixed_point(fn, weights, start):
+  def unsettled(state):
+    return jnp.max(jnp.abs(state[0] - state[1])) > 1e-3
+
+  state = start, fn(weights, start)
+  return lax.while_loop(unsettled, lambda s: (s[1], fn(weights, s[1])), state)[
+    1
+  ]
+
+
+def _fixed_point_forward(fn, weights, start):
+  end = _fixed_point(fn, weights, start)
+  return end, (weights, end)
+
+
+def _fixed_point_backward(fn, saved, cotangent):
+  weights, end = saved
+  _, back = jax.vjp(lambda z: fn(weights, z), end)
+  adjoint = lax.fori_loop(
+    0, 5, lambda _, u: cotangent + back(u)[0], jnp.zeros_like(cotangent)
+  )
+  _, back = jax.vjp(lambda w: fn(w, end), weights)
+  return back(adjoint)[0], jnp.zeros_like(end)
+
+
+_fixed_point.defvjp(_fixed_point_forward, _fixed_point_backward)
+
+
+@program('bi', w='Hh', u='Ih', o='Ho')
+def equilibrium_with_a_derivative_of_its_own(p, x):
+  """A fixed point whose backward pass is another fixed point."""
+
+  def loss(p):
+    layer = lambda w, z: jnp.tanh(z @ w['w'] + x @ w['u'])  # noqa: E731
+    start = jnp.zeros((x.shape[0], p['w'].shape[0]))
+    return jnp.sum(_fixed_point(layer, p, start) @ p['o'])
+
+  return jax.value_and_grad(loss)(p)
+
+
+@jax.custom_vjp
+def _reversible(p, a, b):
+  a = a + jnp.tanh(b @ p['f'])
+  return a, b + jnp.tanh(a @ p['g'])
+
+
+def _reversible_forward(p, a, b):
+  out = _reversible(p, a, b)
+  return out, (p, out)
+
+
+def _reversible_backward(saved, cotangents):
+  p, (a, b) = saved
+  ya, yb = cotangents
+  made, back_g = jax.vjp(lambda w, a: jnp.tanh(a @ w), p['g'], a)
+  grad_g, more = back_g(yb)
+  _, back_f = jax.vjp(lambda w, b: jnp.tanh(b @ w), p['f'], b - made)
+  grad_f, back = back_f(ya + more)
+  return {'f': grad_f, 'g': grad_g}, ya + more, yb + back
+
+
+_reversible.defvjp(_reversible_forward, _reversible_backward)
+
+
+@program('bi', 'bi', f='Ii', g='Ii')
+def reversible_step(p, a, b):
+  """Inputs are made again on the way back."""
+
+  def loss(p):
+    return sum(jnp.sum(y**2) for y in _reversible(p, a, b))
+
+  return jax.grad(loss)(p)
+
+
+@program('bi', 'bo', a='Ih?', c='Ho?')
+def backward_pass_by_hand(p, x, y):
+  """`d @ w.T`, written out, is the program of a tied layer: may be declined."""
+  z = x @ p['a']
+  error = jax.nn.relu(z) @ p['c'] - y
+  back = error @ p['c'].T * (z > 0)
+  return p['a'] - x.T @ back, p['c'] - jax.nn.relu(z).T @ error
+
+
+@program('lbi', 'lbx', **_NET, e='ih', f='hh')
+def training_step_with_averages(p, xs, ys):
+  """Micro-batches, decay, clipping and a running mean of the weights."""
+  params = {name: p[name] for name in _NET}
+
+  def loss(p, x, y):
+    decay = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(p))
+    return jnp.mean((_net(p, x) - y) ** 2) + 1e-4 * decay
+
+  def step(total, batch):
+    grads = jax.grad(loss)(params, *batch)
+    return jax.tree.map(jnp.add, total, grads), None
+
+  start = jax.tree.map(jnp.zeros_like, params)
+  grads, _ = lax.scan(step, start, (xs, ys))
+  norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
+  clip = jnp.minimum(1.0, 1.0 / norm)
+  new = jax.tree.map(lambda p, g: p - 0.1 * clip * g, params, grads)
+  mean = {'a': p['e'], 'c': p['f']}
+  return new, {k: 0.9 * v + 0.1 * new[k] for k, v in mean.items()}
+
+
+@program('bi', 'io', 'bo', a='[3X]h', c='H2')
+def learned_optimizer(p, x, w, y):
+  """A small net moves another's weights, which are data, for some steps."""
+
+  def after(p):
+    loss = lambda w: jnp.mean((x @ w - y) ** 2)  # noqa: E731
+
+    def step(state, _):
+      w, mean = state
+      grads = jax.grad(loss)(w)
+      mean = 0.9 * mean + 0.1 * grads
+      features = jnp.stack([grads, mean, w], -1)
+      move = jnp.tanh(features @ p['a']) @ p['c']
+      w = w - 0.1 * move[..., 0] * jnp.exp(move[..., 1])
+      return (w, mean), loss(w)
+
+    return lax.scan(step, (w, 0 * w), None, length=3)[1].mean()
+
+  return jax.value_and_grad(after)(p)
+
+
+@program('bi', w='Ii?', o='Io')
+def solve_that_uses_the_kernel(p, x):
+  """Implicit Euler: the kernel is in a solver's product with its unknowns."""
+  out = lax.custom_linear_solve(
+    lambda v: v - 0.1 * v @ p['w'],
+    x,
+    lambda matvec, b: b + matvec(b),
+    transpose_solve=lambda vecmat, b: b + vecmat(b),
+  )
+  return out @ p['o']
+
+
+def _solve_triangular(a, b):
+  return jax.scipy.linalg.solve_triangular(a, b, lower=True)
+
+
+@program('bi', l='ii?', c='i')
+def learned_whitening(p, x):
+  """A solve with a learned triangle is no inner product with its rows."""
+  triangle = jnp.tril(p['l'], -1) + jnp.diag(jax.nn.softplus(jnp.diag(p['l'])))
+  return jnp.sum(_solve_triangular(triangle, (x - p['c']).T) ** 2, 0)
+
+
+@program('bi', z='hi?', s='i', m='Hx?', l='Hh?')
+def inducing_points(p, x):
+  """A sparse Gaussian process: distances to learned points, and a solve."""
+
+  def kernel(a, b):
+    a, b = a / jnp.exp(p['s']), b / jnp.exp(p['s'])
+    far = jnp.sum(a**2, -1)[:, None] + jnp.sum(b**2, -1) - 2 * a @ b.T
+    return jnp.exp(-0.5 * far)
+
+  z = p['z']
+  root = jnp.linalg.cholesky(kernel(z, z) + 1e-3 * jnp.eye(len(z)))
+  cross = _solve_triangular(root, kernel(z, x))
+  return cross.T @ p['m'], jnp.sum((jnp.tril(p['l']).T @ cross) ** 2, 0)
+
+
+def _pallas_call(fn, shape, *args):
+  out = jax.ShapeDtypeStruct(shape, jnp.float32)
+  return pallas.pallas_call(fn, out_shape=out, interpret=True)(*args)
+
+
+@program('bi', g='xi?', w='Io')
+def norm_by_a_kernel_for_a_device(p, x):
+  """A norm's scale is in a fused kernel; the Dense layer after it is not."""
+
+  def norm(x, g, out):
+    size = lax.rsqrt(jnp.mean(x[...] ** 2, -1, keepdims=True) + 1e-6)
+    out[...] = x[...] * size * g[...]
+
+  return _pallas_call(norm, x.shape, x, p['g']) @ p['w']
+
+
+@program('bi', w='lIi', o='Io')
+def gathered_in_a_sharded_step(p, x):
+  """Fully sharded layers, gathered in a loop, rematerialised."""
+  if not hasattr(jax, 'shard_map'):
+    raise Missing('jax.shard_map')
+  spec = jax.sharding.PartitionSpec
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('d',))
+  gather = functools.partial(lax.all_gather, axis_name='d', tiled=True)
+
+  def step(p, x):
+    def loss(p):
+      layer = lambda h, w: (jnp.tanh(h @ gather(w)), None)  # noqa: E731
+      h, _ = lax.scan(jax.checkpoint(layer), x, p['w'])
+      return lax.pmean(jnp.mean(h @ gather(p['o'])), 'd')
+
+    return jax.grad(loss)(p)
+
+  specs = {'o': spec('d'), 'w': spec(None, 'd')}
+  return jax.shard_map(
+    step,
+    mesh=mesh,
+    in_specs=(specs, spec('d')),
+    out_specs=specs,
+    check_vma=False,
+  )(p, x)
+
+
+@program('bi', 'b', w='Hh', u='Ih', s='Hx')
+def computation_until_sure(p, x, bias):
+  """Steps until a sigmoid of the state has had enough (ACT)."""
+
+  def step(state):
+    h, sure, total = state
+    h = jnp.tanh(h @ p['w'] + x @ p['u'])
+    more = jax.nn.sigmoid(h @ p['s'] + bias[:, None]) * (sure < 1)
+    return h, sure + more, total + more * h
+
+  start = jnp.zeros((x.shape[0], p['w'].shape[0]))
+  state = start, jnp.zeros((x.shape[0], 1)), start
+  return lax.while_loop(lambda s: jnp.any(s[1] < 1), step, state)[2]
+
+
+@program('#b', '#b', 'bi', u='vi?', v='ei', b='Ii', c='vx')
+def tables_compared(p, i, j, x):
+  """Factorized ratings: rows are picked, multiplied, and added up."""
+  rating = jnp.sum(p['u'][i] * p['v'][j], -1) + p['c'][i, 0]
+  return rating, jnp.einsum('bi,bi->b', x @ p['b'], p['u'][i])
+
+
+@program('bti', w='Io', t='oo: added')
+def scores_of_transitions(p, x):
+  """A CRF adds its transitions, in logarithms, to what a layer gives."""
+  unary = x @ p['w']
+
+  def step(total, score):
+    total = jax.nn.logsumexp(total[..., None] + p['t'], -2) + score
+    return total, None
+
+  start, rest = unary[:, 0], unary[:, 1:].swapaxes(0, 1)
+  return jax.nn.logsumexp(lax.scan(step, start, rest)[0], -1)
+
+
+@program('b3', p='dmm', l='dm', w='Do')
+def factorized_field(p, x):
+  """TensoRF reads planes and lines at places that data give."""
+  at = jax.scipy.ndimage.map_coordinates
+  size = p['l'].shape[1] - 1
+  plane = jax.vmap(lambda g: at(g, [x[:, 0] * size, x[:, 1] * size], 1))(p['p'])
+  line = jax.vmap(lambda g: at(g, [x[:, 2] * size], 1))(p['l'])
+  return (plane * line).T @ p['w']
