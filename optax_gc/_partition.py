@@ -13,9 +13,10 @@ import jax
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from optax_gc._axes.spec import LeafAxes, Words, by_path, pair_by_path
+from optax_gc._axes.paths import MatchErrorText, by_path, pair_by_path
+from optax_gc._axes.spec import LeafAxes
 
-_PARTITION_SPECS = Words(
+_PARTITION_SPECS = MatchErrorText(
   'partition specs',
   'partition specs',
   'Give one PartitionSpec, or None for a replicated array, for each leaf',

@@ -58,7 +58,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_gc._axes.spec import match_leaves
+from optax_gc._axes.paths import match_leaves
 
 CONSISTENT, REFUTED, UNTESTED = 'consistent', 'refuted', 'untested'
 

@@ -9,12 +9,8 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from optax_gc._axes.spec import (
-  WeightAxes,
-  is_inexact,
-  require_distinct_paths,
-  vector_size,
-)
+from optax_gc._axes.paths import require_distinct_paths
+from optax_gc._axes.spec import WeightAxes, is_inexact, vector_size
 from optax_gc._conventions.resolve import resolve_weight_axes
 
 

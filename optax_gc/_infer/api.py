@@ -1,13 +1,13 @@
 """Weight axes read from the program that uses the weights."""
 
-from collections.abc import Callable, Mapping, Sequence
-import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from optax_gc._axes import spec as _weight_axes
-from optax_gc._axes.spec import WeightAxes
+from optax_gc._axes.paths import flatten
+from optax_gc._axes.rules import explicit_axes
+from optax_gc._axes.spec import WeightAxes, is_inexact, normalize
 from optax_gc._infer import (
   interpreter as _interpreter,
 )
@@ -106,8 +106,8 @@ def infer_weight_axes(
     state instead.
   """
   verdicts = read_verdicts(fn, params, *inputs, **kwargs)
-  leaves, treedef = _weight_axes.flatten(params)
-  explicit = _explicit_axes(overrides, leaves)
+  leaves, treedef = flatten(params)
+  explicit = explicit_axes(overrides, leaves)
   axes = []
   unresolved = []
   for (names, leaf), verdict in zip(leaves, verdicts, strict=True):
@@ -121,121 +121,6 @@ def infer_weight_axes(
   if strict and unresolved:
     raise ValueError(_unresolved_message(unresolved))
   return jax.tree_util.tree_unflatten(treedef, axes)
-
-
-def override_weight_axes(weight_axes: Any, overrides: Any, params: Any) -> Any:
-  """Replaces the axes of some leaves; the explicit ones win.
-
-  Args:
-    weight_axes: A tree of `WeightAxes` like ``params``, as inference and the
-      conventions return it.
-    overrides: Which leaves to replace and by what, as one of: ordered pairs of
-      a regular expression and of axes, of which the first whose expression
-      matches a leaf's whole path counts; or a tree of axes that holds some of
-      the leaves of ``params``. Axes are a `WeightAxes`, an axis, a tuple of
-      axes, or ``None`` to leave the leaf alone.
-    params: The arrays, or anything with their shapes and dtypes.
-
-  Returns:
-    A tree like ``params`` with a normalised `WeightAxes` at every leaf.
-
-  Raises:
-    ValueError: If an override matches no leaf or does not fit its leaf.
-
-  Example:
-    >>> import jax.numpy as jnp, optax_gc
-    >>> params = {'w': jnp.ones((2, 3)), 'v': jnp.ones((3, 4))}
-    >>> axes = optax_gc.flax_weight_axes(params)
-    >>> axes = optax_gc.override_weight_axes(axes, [('w', 1)], params)
-    >>> axes['w'].reduction_axis, axes['v'].reduction_axis
-    ((1,), (0,))
-  """
-  given = _weight_axes.match_leaves(weight_axes, params)
-  leaves, treedef = _weight_axes.flatten(params)
-  explicit = _explicit_axes(overrides, leaves)
-  return jax.tree_util.tree_unflatten(
-    treedef,
-    [
-      explicit.get(names, leaf.axes)
-      for (names, _), leaf in zip(leaves, given, strict=True)
-    ],
-  )
-
-
-def weight_axes_to_dict(weight_axes: Any) -> dict[str, dict[str, Any]]:
-  """Weight axes as plain data, ready for ``json.dump``.
-
-  Args:
-    weight_axes: A tree of normalised `WeightAxes`.
-
-  Returns:
-    A dict from each leaf's path to its fields.
-
-  Raises:
-    ValueError: If a key that holds a '/' gives two leaves one path.
-
-  Example:
-    >>> import jax.numpy as jnp, optax_gc
-    >>> axes = optax_gc.flax_weight_axes({'w': jnp.ones((2, 3))})
-    >>> optax_gc.weight_axes_to_dict(axes)['w']['reduction_axis']
-    [0]
-  """
-  _weight_axes.require_distinct_paths(weight_axes)
-  leaves, _ = _weight_axes.flatten(weight_axes)
-  return {
-    '/'.join(names): {
-      'reduction_axis': list(axes.reduction_axis),
-      'output_axis': list(axes.output_axis),
-      'reason': axes.reason,
-      'convolution': axes.convolution,
-    }
-    for names, axes in leaves
-  }
-
-
-def weight_axes_from_dict(
-  saved: Mapping[str, Mapping[str, Any]], params: Any
-) -> Any:
-  """Undoes :func:`weight_axes_to_dict`.
-
-  Args:
-    saved: What it returned, perhaps by way of JSON.
-    params: A tree with the saved leaves' paths, which gives the structure.
-
-  Returns:
-    A tree like ``params`` with a normalised `WeightAxes` at every leaf.
-
-  Raises:
-    ValueError: If the leaves differ from the saved ones, saved axes do not fit
-      their leaf, or a key that holds a '/' gives two leaves one path.
-
-  Example:
-    >>> import jax.numpy as jnp, optax_gc
-    >>> params = {'w': jnp.ones((2, 3))}
-    >>> axes = optax_gc.flax_weight_axes(params)
-    >>> saved = optax_gc.weight_axes_to_dict(axes)
-    >>> optax_gc.weight_axes_from_dict(saved, params) == axes
-    True
-  """
-  _weight_axes.require_distinct_paths(params)
-  paths = {'/'.join(names) for names, _ in _weight_axes.flatten(params)[0]}
-  if paths != set(saved):
-    raise ValueError(
-      'The saved weight axes are not those of these params: '
-      f'{sorted(paths - set(saved))} are not saved, '
-      f'{sorted(set(saved) - paths)} are not in the params. Infer them again, '
-      'or load them with the params they were made from.'
-    )
-  fields = {'reduction_axis', 'output_axis', 'reason', 'convolution'}
-  for path, entry in saved.items():
-    if not isinstance(entry, Mapping) or set(entry) != fields:
-      raise ValueError(
-        f'The saved weight axes of leaf {path!r} are {entry!r}, which are not '
-        f'the fields {sorted(fields)}. Save them again by weight_axes_to_dict.'
-      )
-  return _weight_axes.map_leaves(
-    lambda names, leaf: WeightAxes(**saved['/'.join(names)]), params
-  )
 
 
 def read_verdicts(
@@ -265,10 +150,10 @@ def read_verdicts(
 
 def _as_weight_axes(path: str, leaf: Any, verdict: Verdict) -> WeightAxes:
   reduction, reason = verdict.reduction, verdict.reason
-  if reduction and not _weight_axes.is_inexact(leaf):
+  if reduction and not is_inexact(leaf):
     reduction, reason = (), f'{reason}; holds {leaf.dtype}: left alone'
   axes = WeightAxes(reduction, verdict.output, reason, verdict.convolution)
-  return _weight_axes.normalize(axes, path, leaf)
+  return normalize(axes, path, leaf)
 
 
 def _unresolved_message(unresolved) -> str:
@@ -284,83 +169,3 @@ def _unresolved_message(unresolved) -> str:
       'strict=False to leave all of them alone.',
     ]
   )
-
-
-def _explicit_axes(overrides: Any, leaves) -> dict[tuple[str, ...], WeightAxes]:
-  """The normalised axes of every leaf that is overridden, by its names."""
-  if overrides is None:
-    return {}
-  rules: list[tuple[Any, Any]]  # Of a pattern of paths, or one leaf's names.
-  if isinstance(overrides, Sequence) and all(map(_is_rule, overrides)):
-    rules = [(_compiled(pattern), spec) for pattern, spec in overrides]
-  elif isinstance(overrides, str) or _is_rule(overrides):
-    raise TypeError(
-      f'The overrides are {overrides!r}. Give a list of pairs of a regular '
-      'expression and axes, or a tree of axes.'
-    )
-  else:
-    rules = [
-      (_weight_axes.path_names(path), spec)
-      for path, spec in jax.tree_util.tree_flatten_with_path(
-        overrides, is_leaf=_is_axes
-      )[0]
-    ]
-  explicit = {}
-  unused = [key for key, _ in rules]
-  for names, leaf in leaves:
-    path = '/'.join(names)
-    matching = [rule for rule in rules if _matches(rule[0], names)]
-    unused = [key for key in unused if not _matches(key, names)]
-    if matching:
-      explicit[names] = _explicit(matching[0][1], path, leaf)
-  if unused:
-    listed = sorted(
-      '/'.join(key) if isinstance(key, tuple) else key.pattern for key in unused
-    )
-    raise ValueError(
-      f'The overrides {listed} match no leaf; the leaves are '
-      f'{["/".join(names) for names, _ in leaves]}.'
-    )
-  return explicit
-
-
-def _matches(key: Any, names: tuple[str, ...]) -> bool:
-  if isinstance(key, tuple):
-    return key == names
-  return key.fullmatch('/'.join(names)) is not None
-
-
-def _compiled(pattern: Any) -> re.Pattern[str]:
-  try:
-    return re.compile(pattern)
-  except re.error as error:
-    raise ValueError(
-      f'The override {pattern!r} is a malformed pattern: {error}.'
-    ) from error
-
-
-def _explicit(spec: Any, path: str, leaf: Any) -> WeightAxes:
-  is_bare = isinstance(spec, (tuple, list)) or hasattr(spec, '__index__')
-  if is_bare and not _has_fields(spec):
-    spec = WeightAxes(spec, reason='given explicitly')
-  return _weight_axes.normalize(spec, path, leaf)
-
-
-def _is_rule(item: Any) -> bool:
-  return (
-    isinstance(item, (tuple, list))
-    and len(item) == 2
-    and isinstance(item[0], (str, re.Pattern))
-  )
-
-
-def _is_axes(item: Any) -> bool:
-  return (
-    item is None
-    or _has_fields(item)
-    or (isinstance(item, tuple) and all(isinstance(a, int) for a in item))
-  )
-
-
-def _has_fields(item: Any) -> bool:
-  return hasattr(item, 'reduction_axis')

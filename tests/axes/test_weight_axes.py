@@ -10,12 +10,13 @@ import pytest
 
 import optax_gc
 from optax_gc import WeightAxes
-from optax_gc._axes import spec as _weight_axes
+from optax_gc._axes.paths import match_leaves
+from optax_gc._axes.spec import normalize as normalize_spec
 
 
 def normalize(spec, shape=(4, 3, 2), dtype=jnp.float32):
   leaf = jax.ShapeDtypeStruct(shape, dtype)
-  return _weight_axes.normalize(spec, 'layer/kernel', leaf)
+  return normalize_spec(spec, 'layer/kernel', leaf)
 
 
 def test_axes_are_tuples_from_the_start():
@@ -135,7 +136,7 @@ def test_muon_needs_output_axes():
 
 
 def match(axes, tree):
-  leaves = _weight_axes.match_leaves(axes, tree)
+  leaves = match_leaves(axes, tree)
   return {leaf.path: leaf.axes.reduction_axis for leaf in leaves}
 
 
