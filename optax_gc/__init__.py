@@ -7,6 +7,7 @@ from optax_gc._centralize import centralize, gc, gradient_centralization
 
 # Axes: what they are, and where they come from by name and shape.
 from optax_gc._axes.spec import WeightAxes
+from optax_gc._conventions.derived import weight_mask
 from optax_gc._conventions.flax import flax_weight_axes
 from optax_gc._conventions.resolve import match_weight_axes
 from optax_gc._conventions.torch import torch_weight_axes
@@ -44,6 +45,7 @@ __all__ = [
   'flax_weight_axes',
   'match_weight_axes',
   'torch_weight_axes',
+  'weight_mask',
   # Infer.
   'infer_weight_axes',
   'override_weight_axes',

@@ -23,6 +23,7 @@ HOUSE = [
   '_conventions.flax',
   '_conventions.torch',
   '_conventions.resolve',
+  '_conventions.derived',
   '_infer',
   '_centralize',
   '_summary',

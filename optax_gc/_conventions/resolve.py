@@ -11,6 +11,12 @@ from optax_gc._axes.paths import map_leaves, match_leaves
 from optax_gc._axes.spec import LeafAxes, WeightAxes, is_spec
 from optax_gc._conventions.flax import flax_weight_axes
 from optax_gc._conventions.names import marked, words
+from optax_gc._conventions.torch import torch_weight_axes
+
+CONVENTIONS: dict[str, Callable[[Any], Any]] = {
+  'flax': flax_weight_axes,
+  'torch': torch_weight_axes,
+}
 
 
 def match_weight_axes(
@@ -64,14 +70,41 @@ def match_weight_axes(
   return lambda params: map_leaves(axes, params)
 
 
+def as_convention(weight_axes: Any) -> Callable[[Any], Any] | None:
+  """The convention that ``None``, a name or a callable stands for.
+
+  Args:
+    weight_axes: Axes in any form.
+
+  Returns:
+    A callable ``params -> tree of axes``, or ``None`` for a tree of axes.
+
+  Raises:
+    ValueError: If there is no convention of that name.
+  """
+  if weight_axes is None:
+    return flax_weight_axes
+  if isinstance(weight_axes, str):
+    if weight_axes not in CONVENTIONS:
+      raise ValueError(
+        f'weight_axes={weight_axes!r} is not the name of a convention. Give '
+        f'{" or ".join(map(repr, CONVENTIONS))}, a callable or a tree of axes.'
+      )
+    return CONVENTIONS[weight_axes]
+  # An Equinox module of specs can be called too.
+  specs = jax.tree.leaves(weight_axes, is_leaf=is_spec)
+  is_tree = not callable(weight_axes) or any(map(is_spec, specs))
+  return None if is_tree else weight_axes
+
+
 def resolve_weight_axes(
   weight_axes: Any, tree: Any, conv_only: bool = False
 ) -> list[LeafAxes]:
   """Every leaf of a tree with its path and normalised axes.
 
   Args:
-    weight_axes: ``None`` for `flax_weight_axes`, a convention, or a tree with
-      one spec a leaf.
+    weight_axes: ``None`` for `flax_weight_axes`, a convention or its name, or a
+      tree with one spec a leaf.
     tree: A tree of arrays, or of anything with a shape and a dtype.
     conv_only: Whether to leave all but convolution kernels alone.
 
@@ -83,12 +116,12 @@ def resolve_weight_axes(
       tree that marks no leaf as a convolution.
     TypeError: If a spec or an axis is of the wrong type.
   """
-  convention = flax_weight_axes if weight_axes is None else weight_axes
-  given = convention(tree) if _is_convention(convention) else convention
+  convention = as_convention(weight_axes)
+  given = weight_axes if convention is None else convention(tree)
   leaves = match_leaves(given, tree)
   if not conv_only:
     return leaves
-  if given is convention and not any(x.axes.convolution for x in leaves):
+  if convention is None and not any(x.axes.convolution for x in leaves):
     raise ValueError(
       'conv_only=True was asked of weight axes that mark no leaf as a '
       'convolution. Mark them, WeightAxes(..., convolution=True), or leave the '
@@ -105,6 +138,7 @@ def weight_axes_resolver(
   They depend on names, shapes and dtypes alone. Outside of `jit`, reading them
   again at each update would take longer than centralizing.
   """
+  as_convention(weight_axes)  # A name that is not known raises here.
   known: dict[Any, list[LeafAxes]] = {}
 
   def resolve(tree):
@@ -125,13 +159,6 @@ def weight_axes_resolver(
     ]
 
   return resolve
-
-
-def _is_convention(weight_axes: Any) -> bool:
-  """A callable, but no tree of specs: an Equinox module is both."""
-  return callable(weight_axes) and not any(
-    map(is_spec, jax.tree.leaves(weight_axes, is_leaf=is_spec))
-  )
 
 
 def _skip(leaf: LeafAxes) -> LeafAxes:
