@@ -185,7 +185,7 @@ def _input(shape: str, s: Sizes) -> Any:
 
 for _module in (
   *('structure', 'factors', 'layers', 'blocks'),
-  *('inputs', 'science', 'kernels', 'models'),
+  *('algebra', 'inputs', 'science', 'kernels', 'models'),
   *('linen', 'nnx', 'haiku', 'equinox'),
 ):
   importlib.import_module(f'{__name__}.{_module}')

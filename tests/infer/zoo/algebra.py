@@ -1,0 +1,585 @@
+"""Products, sums, parts and choices of arrays, in every order."""
+
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.infer.zoo import program
+
+
+def _conv(x, w, spec=('NHWC', 'HWIO', 'NHWC'), **kwargs):
+  return lax.conv_general_dilated(
+    x, w, (1,) * (x.ndim - 2), 'SAME', dimension_numbers=spec, **kwargs
+  )
+
+
+_LATENT = '! a layer on a learned input'
+_HALF = '! half of axis 0 is contracted'
+_PART = '! part of axis 0 is contracted'
+
+
+# Products and sums.
+
+
+@program('bnih', w='oNlH')
+def two_axes_of_an_einsum(p, x):
+  """Contracted axes are neither first nor side by side."""
+  return jnp.einsum('bnih,onlh->bilo', x, p['w'])
+
+
+@program('bni', w='NIo')
+def multiply_and_sum_two_axes(p, x):
+  """The sum after a product runs over two axes."""
+  return jnp.sum(x[..., None] * p['w'], axis=(1, 2)) + 1.0
+
+
+@program('bi', w='oI')
+def product_of_axes_and_sum(p, x):
+  """`dot_general` without a contraction, and a sum after it."""
+  return jnp.einsum('bi,oi->boi', x, p['w']).sum(2)
+
+
+@program('bim', w='tIM')
+def product_then_sum(p, x):
+  """One axis is contracted, the other one summed a step later."""
+  y = jnp.einsum('tim,bim->tbm', p['w'], x)
+  return y.transpose(1, 0, 2).mean(2)
+
+
+@program('bi', w='eIo')
+def experts_mixed_in_a_sum(p, x):
+  """The sum over experts mixes their answers: no part of the product."""
+  y = jnp.einsum('bi,eio->beo', x, p['w'])
+  gates = jax.nn.softmax(jnp.tile(x, 8)[:, : y.shape[1]])
+  return jnp.sum(y * gates[..., None], axis=1)
+
+
+@program('ebi', w='eIo')
+def experts_mixed_after_a_batched_product(p, x):
+  """The same with an input for each expert."""
+  y = jnp.einsum('ebi,eio->ebo', x, p['w'])
+  return jnp.sum(y * jax.nn.softmax(x)[..., :1], axis=0)
+
+
+@program('ei', w='EIo')
+def stacked_kernels_contracted_over_the_stack(p, x):
+  """Kernels made by a loop are summed over, each with an input of its own."""
+  return jnp.einsum('ei,eio->o', x, lax.map(lambda w: w * 2, p['w']))
+
+
+@program('bi', w='eIo')
+def sum_of_stacked_kernels(p, x):
+  """One kernel is the sum of all of a stack."""
+  return x @ p['w'].sum(0)
+
+
+@program('#t', e='vi', w='Io')
+def multiply_and_sum_of_a_lookup(p, tokens):
+  """A function of looked-up rows times a kernel, summed."""
+  return (jnp.tanh(p['e'][tokens])[:, :, None] * p['w']).sum(1)
+
+
+@program('io', a='Ih', b='Ho')
+def low_rank_multiply_and_sum(p, x):
+  """A low-rank kernel of one output a column."""
+  return jnp.einsum('io,io->io', x, p['a'] @ p['b']).sum(0)
+
+
+@program('boi', a='oH', b='hI')
+def low_rank_kernel_a_row_each(p, x):
+  """Each row of a low-rank kernel has an input of its own."""
+  return jnp.einsum('boi,oi->bo', x, p['a'] @ p['b'])
+
+
+@program('bih', w='IH', g='h')
+def gain_in_a_kernel_of_one_output(p, x):
+  """All of a kernel's axes are contracted; the gain scales some inputs."""
+  return jnp.einsum('bih,ih->b', x, p['w'] * p['g'])
+
+
+@program('bi', a='lxIo', b='lxIo')
+def product_along_an_axis_of_one_element(p, x):
+  """Two kernels of one shape, one by a lookup of its only entry."""
+  w = jnp.take(p['a'], jnp.array([0]), axis=1) * p['b']
+  return jnp.einsum('bi,lxio->blxo', x, w)
+
+
+@program('bi', w='Io', m='Io')
+def masked_by_a_parameter(p, x):
+  """Two leaves of one shape are multiplied: both are kernels."""
+  return x @ (p['w'] * p['m'])
+
+
+@program('bi', w='io!')
+def masked_otherwise_for_each_copy(p, x):
+  """A constant that differs with the copy makes other sums of each."""
+  i, o = p['w'].shape
+  mask = jnp.arange(i * 2 * o).reshape(i, 2, o) % 3
+  return jnp.einsum('bi,iko->bko', x, mask * p['w'][:, None])
+
+
+@program('bi', w='ii')
+def diagonal_as_a_scale(p, x):
+  """Only the diagonal is used, entry by entry."""
+  return jnp.einsum('bi,ii->bi', x, p['w'])
+
+
+@program('bi', w='li')
+def scales_of_residual_layers(p, x):
+  """Rows scale one layer after the other, and are added up."""
+  for scale in p['w']:
+    x = x + scale * jnp.tanh(x)
+  return x
+
+
+@program('bti', s='i', w='Io')
+def normalization(p, x):
+  """A learned scale between two sums over its own axis."""
+  x = x - x.mean(-1, keepdims=True)
+  x = x * (lax.rsqrt(x.var(-1, keepdims=True)) * p['s'])
+  return (x - x.mean(-1, keepdims=True)) @ p['w']
+
+
+@program('bi', k='hI', v='Ho')
+def memory(p, x):
+  """Keys and values of a learned memory: outputs first, then inputs first."""
+  return jax.nn.softmax(x @ p['k'].T) @ p['v']
+
+
+@program('i', d='ii?', n='Ho')
+def image_of_a_rescaled_leaf(p, x):
+  """Data times a leaf, through constants, is an activation for a kernel."""
+  fixed = np.arange(1.0 * x.size * p['n'].shape[0], dtype=np.float32)
+  fixed = fixed.reshape(1, x.size, -1)
+  return _conv(p['d'][..., None] * x, fixed, ('NHC', 'HIO', 'NHC')) @ p['n']
+
+
+# Rearrangements.
+
+
+@program('bi', w='I[2o]')
+def outputs_in_another_order(p, x):
+  """A reshape and a transposition shuffle the outputs only."""
+  i, o = p['w'].shape
+  w = p['w'].reshape(i, o // 2, 2).transpose(0, 2, 1)
+  return x @ w.reshape(i, o)
+
+
+@program('bni', w='NoI')
+def merged_after_transpose(p, x):
+  """Contracted axes are brought together, then merged."""
+  w = p['w'].transpose(0, 2, 1).reshape(-1, p['w'].shape[1])
+  return x.reshape(x.shape[0], -1) @ w
+
+
+@program('bi', w='[2I]o')
+def halves_meet_two_inputs(p, x):
+  """Each half has its own input, and the results are added."""
+  i = x.shape[1]
+  return x @ p['w'][:i] + jnp.tanh(x) @ p['w'][i:]
+
+
+@program('bi', w='oI')
+def columns_stacked_again(p, x):
+  """Columns taken apart and stacked as rows: a transposition."""
+  return x @ jnp.stack([p['w'][:, i] for i in range(x.shape[1])])
+
+
+@program('bmmi', w='[3X][3X]Io')
+def window_stacked_again(p, x):
+  """A window's places are taken apart and stacked again."""
+  rows = [jnp.stack([p['w'][i, j] for j in range(3)]) for i in range(3)]
+  return _conv(x, jnp.stack(rows))
+
+
+@program('bi', w='Io')
+def written_into_zeros(p, x):
+  """A kernel is put into an array of zeros."""
+  kernel = jnp.zeros((2, *p['w'].shape)).at[1].set(p['w'])
+  return jnp.einsum('bi,kio->bko', x, kernel)
+
+
+@program('bi', w='Io')
+def padded_and_cut(p, x):
+  """Padded, and what was padded is cut off again."""
+  return x @ jnp.pad(p['w'], ((1, 2), (0, 0)))[1:-2]
+
+
+@program('bim', w='[IM]o')
+def rolled_factor(p, x):
+  """One factor of an axis is rolled."""
+  _, i, m = x.shape
+  w = jnp.roll(p['w'].reshape(i, m, -1), 2, 1)
+  return jnp.einsum('bim,imo->bo', x, w)
+
+
+@program('bi', w='Ixo', v='Io')
+def axes_of_one_element_turned(p, x):
+  """Rolled and reversed along axes of one element: nothing happens."""
+  v = jnp.flip(p['v'][:, None], 1)[:, 0, :, None]
+  return x @ jnp.roll(p['w'], 1, axis=1)[:, 0] + x @ v[..., 0]
+
+
+@program('bi', a='Ii', b='oI')
+def stack_of_leaves_taken_apart(p, x):
+  """Two kernels are stacked with a mask on both, then used one by one."""
+  w = jnp.stack([p['a'], p['b'].T[:, : x.shape[1]]], axis=-1)
+  return jnp.tanh(x @ w[..., 0]) @ w[..., 1]
+
+
+@program('b2', w='i[10x]! part of axis 1 is contracted')
+def columns_restacked_and_contracted(p, x):
+  """Two columns of many are contracted, the others returned."""
+  kept, summed = jnp.split(p['w'], [8], axis=1)
+  columns = jnp.stack([summed[:, 0], summed[:, 1]], axis=1)
+  return jnp.einsum('bi,oi->bo', x, columns), kept
+
+
+@program('bi', w='[2i]i' + _HALF)
+def two_layers_and_a_residual_in_one_leaf(p, x):
+  """Halves are layers in a row, though their results are added."""
+  i = x.shape[1]
+  y = x @ p['w'][:i]
+  return y + y @ p['w'][i:]
+
+
+@program('bi', w='2Ii')
+def two_layers_and_a_residual(p, x):
+  """The same with an axis for the layers."""
+  y = x @ p['w'][0]
+  return y + y @ p['w'][1]
+
+
+@program('bi', w='[2i]o' + _HALF)
+def one_half_of_an_axis(p, x):
+  """Only one factor's first entry is used."""
+  return x @ p['w'].reshape(2, x.shape[1], -1)[0]
+
+
+@program('bti', w='[2I]i')
+def recurrent_halves(p, xs):
+  """Input and recurrent kernels are one leaf: one vector a unit."""
+  i = xs.shape[-1]
+
+  def step(h, x):
+    return jnp.tanh(x @ p['w'][:i] + h @ p['w'][i:]), None
+
+  return lax.scan(step, xs[:, 0], xs.swapaxes(0, 1))
+
+
+@program('bti', w='[2I]i')
+def recurrent_concatenated(p, xs):
+  """The same with the inputs side by side."""
+
+  def step(h, x):
+    return jnp.tanh(jnp.concatenate([x, h], -1) @ p['w']), None
+
+  return lax.scan(step, xs[:, 0], xs.swapaxes(0, 1))
+
+
+@program('bti', w='[2i]o' + _HALF)
+def halves_in_a_product_and_on_a_latent(p, x):
+  """A half meets data; the other is a layer on learned queries."""
+  b, t, i = x.shape
+  latent = jnp.broadcast_to(p['w'][i:, 0], (b, t, i))
+  return (x[:, 0, :, None] * p['w'][:i]).sum(1), latent @ p['w'][i:]
+
+
+@program('bi2', w='[2i]o' + _HALF)
+def half_in_a_product_and_a_sum(p, x):
+  """One factor of an axis is contracted, the other is a batch axis."""
+  w = p['w'].reshape(2, x.shape[1], -1)
+  return jnp.einsum('bik,kio->bko', x, w)
+
+
+@program('bi', w='[4i]o! of axis 0 is contracted')
+def members_among_the_inputs(p, x):
+  """A mixture's members are interleaved with the inputs."""
+  i = x.shape[1]
+  gates = jnp.array([0.1, 0.2, 0.3, 0.4])
+  return x @ jnp.einsum('n,ino->io', gates, p['w'].reshape(i, 4, -1))
+
+
+@program('bi', w='[3d]i' + _PART)
+def part_of_an_axis_in_a_loop(p, x):
+  """A loop takes an axis apart into layers."""
+  layers = p['w'].reshape(3, -1, x.shape[1])
+  d = layers.shape[1]
+
+  def layer(x, w):
+    return x + jnp.tile(x, 2)[:, :d] @ w, None
+
+  return lax.scan(layer, x, layers)
+
+
+@program('bi', w='[2i]i' + _PART)
+def part_of_an_axis_at_an_unknown_place(p, x):
+  """A window of the inputs moves with the loop's counter."""
+
+  def step(place, x):
+    return x @ lax.dynamic_slice_in_dim(p['w'], place, x.shape[1], 0)
+
+  return lax.fori_loop(0, 2, step, x)
+
+
+# One leaf by two paths: norms, gains, choices.
+
+
+@program('bi', g='ix', v='Io')
+def gain_of_inputs(p, x):
+  """A gain with an axis of size one scales the kernel's rows."""
+  return x @ (p['g'] * p['v'])
+
+
+@program('bi', w='Ino')
+def normalised_by_an_output_axis(p, x):
+  """A norm over one of two output axes."""
+  size = jnp.linalg.norm(p['w'], axis=1)[:, None]
+  return jnp.einsum('bi,ino->bno', x, p['w'] / size)
+
+
+@program('bnd', w='NDo')
+def normalised_by_an_input_axis(p, x):
+  """A norm over one of two input axes."""
+  size = jnp.linalg.norm(p['w'], axis=1)[:, None]
+  return jnp.einsum('bnd,ndo->bo', x, p['w'] / size)
+
+
+@program('bi', w='Io')
+def softmax_over_outputs(p, x):
+  """Entries keep their places."""
+  return x @ jax.nn.softmax(p['w'], axis=1)
+
+
+@program('bi', w='Ii')
+def orthogonalised(p, x):
+  """A polynomial of the kernel has its axes."""
+  w = p['w']
+  for _ in range(2):
+    w = 1.5 * w - 0.5 * w @ w.T @ w
+  return x @ w
+
+
+@program('bi', w='Io', u='xo')
+def spectral_norm_with_its_gradient(p, x):
+  """Nothing is stopped, and the state is a row."""
+  v = p['u'] @ p['w'].T
+  v = v / jnp.linalg.norm(v)
+  size = (v @ p['w'] @ p['u'].T)[0, 0]
+  return x @ (p['w'] / size / jnp.linalg.norm(p['w'], 2))
+
+
+def _power_iterated(w):
+  u = w @ jnp.ones(w.shape[1])
+  v = w.T @ (u / jnp.linalg.norm(u))
+  return w / jnp.linalg.norm(v)
+
+
+@program('#t', 'vi', w='vi', s='vi')
+def spectral_norms_without_a_product(p, tokens, x):
+  """An embedding and a scale that are normalised do not become kernels."""
+  rows = jnp.tanh(_power_iterated(p['w'])[tokens])
+  scaled = jax.grad(lambda s: jnp.tanh(x * _power_iterated(s)).sum())(p['s'])
+  return rows, scaled
+
+
+@program('b[9x]i', g='xx[5x]', v='oI[5X]')
+def gain_of_window_places(p, x):
+  """Weight norm along a window: one gain a place."""
+  size = jnp.linalg.norm(p['v'], axis=(0, 1), keepdims=True)
+  return _conv(x, (p['v'] / size * p['g']).T, ('NHC', 'HIO', 'NHC'))
+
+
+@program('bi', w='Io', g='eo')
+def ensemble_of_gains(p, x):
+  """Members share a kernel, and scale its outputs."""
+  return jax.vmap(lambda g: x @ (p['w'] * g))(p['g'])
+
+
+@program('bi', s='i', w='Io')
+def gain_by_einsum(p, x):
+  """A gain is multiplied in by a product without a contraction."""
+  return x @ jnp.einsum('i,io->io', p['s'], p['w'])
+
+
+@program('bni', s='ni', w='NIo')
+def gain_of_two_axes_by_einsum(p, x):
+  """The same over two input axes."""
+  kernel = jnp.einsum('ni,nio->nio', p['s'], p['w'])
+  return jnp.einsum('bni,nio->bo', x, kernel)
+
+
+@program('ebi', r='ei', w='eIo', s='eo')
+def ensemble_of_gains_by_einsum(p, x):
+  """The same for each member, on both sides of the kernel."""
+  kernel = jnp.einsum('ei,eio,eo->eio', p['r'], p['w'], p['s'])
+  return jnp.einsum('ebi,eio->ebo', x, kernel)
+
+
+@program('bi', '', w='Io')
+def rescaled_by_data(p, x, sigma):
+  """A number of the data divides the kernel."""
+  return x @ (p['w'] / sigma)
+
+
+@program('bi', w='Io')
+def dropped_by_a_key_of_its_own(p, x):
+  """Dropped weights; the key is a constant of the program."""
+  kept = jax.random.bernoulli(jax.random.key(0), 0.5, p['w'].shape)
+  return x @ jnp.where(kept, p['w'], 0.0)
+
+
+@program('i', 'bi', f='Ii', a='Ii', b='Ii', w='Io')
+def kernels_chosen_by_data(p, x, z):
+  """A branch of data gives the kernel, or a part of one."""
+  chosen = lax.cond(x.sum() > 0, lambda: p['w'], lambda: 2 * p['w'])
+  w = p['f'] + lax.cond(x.sum() > 0, lambda: p['a'], lambda: p['b'])
+  rounded = w + lax.stop_gradient(jnp.round(w) - w)
+  return (x[:, None] * chosen).sum(0), z @ rounded
+
+
+@program('bi', '#', w='eoI')
+def kernel_of_a_switch(p, x, expert):
+  """Data pick a branch, and that picks and turns a kernel."""
+  branches = [lambda w, i=i: w[i].T for i in range(3)]
+  return x @ lax.switch(expert, branches, p['w'])
+
+
+@program('bi', a='h', b='h', w='Ho')
+def embedding_chosen_by_data(p, x):
+  """A condition picks one of two vectors for each example: a lookup."""
+  chosen = jnp.where(x.sum(1, keepdims=True) > 0, p['a'], p['b'])
+  return chosen @ p['w']
+
+
+@program('bi', m='E', k='E', w='eIo')
+def mixture_with_chosen_gates(p, x):
+  """Data choose the gates of a mixture of kernels."""
+  gates = lax.cond(x.sum() > 0, lambda: p['m'], lambda: 2 * p['k'])
+  return x @ jnp.einsum('e,eio->io', jax.nn.softmax(gates), p['w'])
+
+
+@program('ti', w='Io')
+def permuted_in_a_batched_branch(p, x):
+  """A mapped branch permutes the kernel's outputs."""
+  order = np.arange(p['w'].shape[1])[::-1].copy()
+
+  def one(x):
+    return lax.cond(
+      x.sum() > 0, lambda: x @ p['w'][:, order], lambda: x @ (0 * p['w'])
+    )
+
+  return jax.vmap(one)(x)
+
+
+@program('bi', w='loI')
+def normalised_in_a_loop(p, x):
+  """A loop over kernels hands them out, normalised and transposed."""
+  kernels = lax.map(lambda w: (w / jnp.linalg.norm(w)).T, p['w'])
+  return jnp.einsum('bi,lio->blo', x, kernels)
+
+
+@program('#t', w='vi')
+def collective_of_a_lookup(p, tokens):
+  """A mean over a mapped axis of looked-up rows is no contraction."""
+
+  def one(i):
+    return p['w'][i] - lax.pmean(p['w'][i], 'i')
+
+  return jax.vmap(one, axis_name='i')(tokens)
+
+
+# Products of parameters.
+
+
+@program('bi', w='oI', a='hI', b='oH')
+def low_rank_outputs_first(p, x):
+  """LoRA in PyTorch's layout."""
+  return x @ (p['w'] + p['b'] @ p['a']).T
+
+
+@program('bi', a='Ih', b='Hd', c='Do')
+def product_of_three(p, x):
+  """Three layers in a row, multiplied first."""
+  return x @ (p['a'] @ p['b'] @ p['c'])
+
+
+@program('lbi', a='lIh', b='lHo')
+def low_rank_in_a_stack(p, x):
+  """Batched factors of batched kernels."""
+  return x @ (p['a'] @ p['b'])
+
+
+@program('bmmi', w='WWIo')
+def window_resized_by_constants(p, x):
+  """Constant matrices resize a kernel's window (FlexiViT)."""
+  n = p['w'].shape[0]
+  resize = jnp.arange(5.0 * n).reshape(5, n)
+  kernel = jnp.einsum('ph,qw,hwio->pqio', resize, resize, p['w'])
+  return _conv(x, kernel)
+
+
+@program('bi', 'bxx', e='3i', w='Ii')
+def latent_rescaled_by_data(p, x, gate):
+  """Each example rescales the learned queries: they are activations."""
+  return (gate * p['e']) @ p['w'] + x[:, None]
+
+
+@program('xti', q='x3i' + _LATENT, a='ind' + _LATENT, k='Ind')
+def query_for_one_example_with_heads(p, x):
+  """A query for one example, with heads: nothing says that it is repeated."""
+  q = jnp.einsum('bti,ind->btnd', p['q'], p['a'])
+  k = jnp.einsum('bti,ind->btnd', x, p['k'])
+  return jnp.einsum('btnd,bsnd->bnts', q, k)
+
+
+# Derivatives.
+
+
+@program('bi', w='Ih', v='Hx')
+def three_derivatives_in_a_loss(p, x):
+  """A gradient in a loss, a tangent and a Hessian."""
+
+  def u(x):
+    return jnp.sum(jnp.tanh(x @ p['w']) @ p['v'])
+
+  return jnp.sum(jax.grad(u)(x) ** 2), jax.jvp(u, (x,), (x,)), jax.hessian(u)(x)
+
+
+@program('bi', w='Io')
+def transposed_layer(p, x):
+  """`linear_transpose` of `y @ w.T` is `x @ w`."""
+  y = jax.ShapeDtypeStruct((x.shape[0], p['w'].shape[1]), x.dtype)
+  return jax.linear_transpose(lambda y: y @ p['w'].T, y)(x)
+
+
+@program('bi', w='io! backward pass of a gradient only')
+def decoder_by_its_derivative(p, x):
+  """Only a transposed product meets the data."""
+  zeros = jnp.zeros((x.shape[0], p['w'].shape[0]))
+  y = jnp.tile(x, (1, 9))[:, : p['w'].shape[1]]
+  return jax.vjp(lambda z: z @ p['w'], zeros)[1](y)
+
+
+@program('ti', w='2Io')
+def ragged_product_in_a_gradient(p, x):
+  """Groups of rows, each with a kernel, differentiated twice."""
+  sizes = jnp.array([2, x.shape[0] - 2])
+
+  def loss(w):
+    layer = lambda x: jnp.tanh(lax.ragged_dot(x, w, sizes))  # noqa: E731
+    return jax.jvp(layer, (x,), (jnp.ones_like(x),))[1].sum()
+
+  return jax.value_and_grad(loss)(p['w'])
+
+
+@program('dbmmi', w='dWWIo')
+def grouped_convolution_mapped_twice(p, x):
+  """Mapped over images and over kernels, with groups in each."""
+  fn = functools.partial(_conv, feature_group_count=2)
+  x = jnp.concatenate([x, x], -1)
+  w = jnp.concatenate([p['w'], p['w']], -1)
+  return jax.vmap(lambda a: jax.vmap(fn, (None, 0))(a, w))(x)
