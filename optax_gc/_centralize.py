@@ -10,6 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from optax_gc import _xla
 from optax_gc._axes.spec import WeightAxes, normalize
 from optax_gc._conventions.resolve import weight_axes_resolver
 from optax_gc._partition import mean_over_mesh, resolve_parts
@@ -30,7 +31,7 @@ def centralize(
   result rounded once.
 
   Args:
-    gradient: An array of any shape, of a real or complex floating dtype.
+    gradient: An array of any shape and of any real or complex floating dtype.
     reduction_axes: The axis or axes that hold a weight vector's elements;
       negative ones count from the end.
 
@@ -42,7 +43,7 @@ def centralize(
   Raises:
     ValueError: If an axis is out of range or named twice, or the array holds no
       floating-point numbers.
-    TypeError: If an axis is no integer.
+    TypeError: If an axis is not an integer, or the gradient is a tree.
 
   Example:
     >>> import jax.numpy as jnp, optax_gc
@@ -54,6 +55,13 @@ def centralize(
     Yong et al, `Gradient Centralization
     <https://arxiv.org/abs/2004.01461>`_, 2020, equations (1) and (2).
   """
+  if not jax.tree_util.all_leaves([gradient]):
+    raise TypeError(
+      'optax_gc.centralize takes one array, but the gradient is a tree, of '
+      f'type {type(gradient).__name__}. Centralize a tree with '
+      'optax_gc.gradient_centralization, whose weight_axes say the axes of '
+      'each leaf.'
+    )
   gradient = jnp.asarray(gradient)
   axes = normalize(WeightAxes(reduction_axes), '', gradient).reduction_axis
   return _centralize(gradient, axes) if axes else gradient
@@ -129,11 +137,17 @@ def gradient_centralization(
     partition_specs,
   )
 
-  def init_fn(params):
-    resolve(params, reduces=False)  # Bad axes raise here already.
+  def init_fn(params: optax.Params) -> optax.EmptyState:
+    # Bad axes raise here already.
+    resolve(like_updates(params), reduces=False)
     return optax.EmptyState()
 
-  def update_fn(updates, state, params=None, **extra_args):
+  def update_fn(
+    updates: optax.Updates,
+    state: optax.EmptyState,
+    params: optax.Params | None = None,
+    **extra_args: Any,
+  ) -> tuple[optax.Updates, optax.EmptyState]:
     del params, extra_args
     parts = resolve(updates, reduces=True)
     split = [part for part in parts if part.mesh_axes]
@@ -158,64 +172,32 @@ def gradient_centralization(
 gc = gradient_centralization
 
 
+def like_updates(params: optax.Params) -> optax.Params:
+  """The params whose gradients are taken: `optax.lookahead` has pairs."""
+  return params.fast if isinstance(params, optax.LookaheadParams) else params
+
+
+def wide_dtype(dtype: Any) -> Any:
+  """The dtype that means are taken in: this one, or float32 if it is wider."""
+  return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+
+
 @functools.partial(jax.jit, static_argnames='axes')
 def _centralize(g: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   """Subtracts means; its own `jit`, so that equal leaves are lowered once."""
-  return _subtract(g, _mean(g, axes))
+  centralized: jax.Array = _subtract(g, _mean(g, axes))
+  return centralized
 
 
 @functools.partial(jax.jit, static_argnames='axes')
 def _mean(g: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   """Means in at least float32, with the reduced axes kept."""
-  wide = jnp.promote_types(g.dtype, jnp.float32)
-
-  def total(g):
-    return jnp.sum(g.astype(wide), axes, keepdims=True)
-
-  def total_on_cpu(g):
-    if g.dtype != wide:
-      # XLA for CPU would share the upcast between sum and subtraction, and so
-      # write it out: 5 gradient sizes of traffic instead of 1.
-      g = lax.optimization_barrier(g)
-    if jnp.iscomplexobj(g):
-      return total(g)
-    # Of large leaves it would subtract in the kernel that sums, and write out
-    # the difference: 2 gradient sizes and more. This rounds nothing, but ends
-    # that kernel.
-    info = jnp.finfo(wide)
-    return lax.reduce_precision(total(g), info.nexp, info.nmant)
-
+  wide = wide_dtype(g.dtype)
   count = math.prod(g.shape[axis] for axis in axes)
   # Converted, as an int of 2^31 or more would overflow JAX's int32.
-  return lax.platform_dependent(
-    g, cpu=total_on_cpu, default=total
-  ) / lax.convert_element_type(count, wide)
+  return _xla.total(g, axes, wide) / lax.convert_element_type(count, wide)
 
 
 @jax.jit
 def _subtract(g: jax.Array, mean: jax.Array) -> jax.Array:
-  difference = g.astype(mean.dtype) - mean
-  if g.dtype != jnp.bfloat16:
-    return difference.astype(g.dtype)
-  return lax.platform_dependent(
-    difference, cpu=_to_bfloat16, default=lambda x: x.astype(jnp.bfloat16)
-  )
-
-
-@jax.custom_jvp
-def _to_bfloat16(x: jax.Array) -> jax.Array:
-  """Rounds float32 as `astype`, in bits: the upper half of what is rounded.
-
-  XLA for CPU writes out a converted array that two others read, as the moments
-  of Adam do; this one it computes twice. It saves 2 gradient sizes of traffic.
-  NaNs must be quiet, as those of arithmetic are.
-  """
-  bits = lax.bitcast_convert_type(lax.reduce_precision(x, 8, 7), jnp.uint32)
-  upper = lax.shift_right_logical(bits, jnp.uint32(16)).astype(jnp.uint16)
-  return lax.bitcast_convert_type(upper, jnp.bfloat16)
-
-
-@_to_bfloat16.defjvp
-def _to_bfloat16_jvp(primals, tangents):
-  (x,), (tangent,) = primals, tangents
-  return _to_bfloat16(x), tangent.astype(jnp.bfloat16)
+  return _xla.narrow(g.astype(mean.dtype) - mean, g.dtype)
