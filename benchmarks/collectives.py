@@ -1,12 +1,12 @@
 """What centralization adds to compiled programs: collectives and memory.
 
 Compiles the update alone, and a whole training step with and without
-centralization, of the examples' transformer, for each layout of its arrays on a
-mesh: eight of this host's CPUs, and four GPUs and TPUs that need not be at hand
-(`topologies.py`). Nothing is run. A program that the results already have is
-not compiled again: remove the file to start anew.
+centralization, of a transformer, for each layout of its arrays on a mesh: eight
+of this host's CPUs, and four GPUs and TPUs that need not be at hand
+(`lib/topologies.py`). Nothing is run. A program that the results already have
+is not compiled again: remove the file to start anew.
 
-  PYTHONPATH=examples python benchmarks/collectives.py
+  python -m benchmarks collectives
 """
 
 import argparse
@@ -14,19 +14,18 @@ import itertools
 import json
 import pathlib
 
-import hlo
 import jax
-from machine import begun, versions
 import rich.console
 import rich.progress
 import rich.table
-import sharded_step
-import topologies
 
-RESULTS = pathlib.Path(__file__).parent / 'results/collectives.json'
+from benchmarks.lib import topologies
+from benchmarks.lib.machine import RESULTS, begun, versions
+from tests import hlo, sharded_step
+
 PLATFORMS = ('cpu', 'h100x4', 'v5e-2x2')
 WAYS = ('jit', 'shard_map')
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'jax-cuda12-plugin', 'libtpu')
+PACKAGES = ('jax', 'jaxlib', 'optax', 'jax-cuda12-plugin', 'libtpu')
 
 
 def measure(platform, layout, way):
@@ -87,7 +86,9 @@ def table(rows):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--platforms', nargs='+', default=PLATFORMS)
-  parser.add_argument('--results', type=pathlib.Path, default=RESULTS)
+  parser.add_argument(
+    '--results', type=pathlib.Path, default=RESULTS / 'collectives.json'
+  )
   args = parser.parse_args()
   jax.config.update('jax_num_cpu_devices', 8)
   args.results.parent.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 r"""Measures how far :math:`e^T w` drifts under each optimizer.
 
-    python benchmarks/drift.py drift.json
+    python -m benchmarks drift
 
 A small network (a 3x3 convolution and two dense layers, on noisy random
 images) takes 10,000 steps with every optimizer, in float32 and in bfloat16
@@ -15,7 +15,6 @@ import argparse
 import functools
 import json
 from pathlib import Path
-import platform
 import time
 
 import jax
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.lib.machine import RESULTS, machine
 import optax_gc
 
 AXES = {'conv': (0, 1, 2), 'hidden': (0,), 'out': (0,)}
@@ -169,7 +169,7 @@ def table(rows):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('output', type=Path, help='the JSON file to write')
+  parser.add_argument('--results', type=Path, default=RESULTS / 'drift.json')
   parser.add_argument('--steps', type=int, default=10_000)
   args = parser.parse_args()
   rows = []
@@ -178,16 +178,11 @@ def main():
       rows.append(measure(label, dtype, args.steps))
       print(json.dumps(rows[-1]), flush=True)
   report = {
+    'machine': machine('jax', 'optax'),
     'steps': args.steps,
-    'python': platform.python_version(),
-    'jax': jax.__version__,
-    'optax': optax.__version__,
-    'optax_gc': optax_gc.__version__,
-    'machine': platform.machine(),
-    'device': jax.devices()[0].device_kind,
     'rows': rows,
   }
-  args.output.write_text(json.dumps(report, indent=1) + '\n')
+  args.results.write_text(json.dumps(report, indent=1) + '\n')
   print(table(rows))
 
 

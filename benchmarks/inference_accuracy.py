@@ -1,6 +1,6 @@
 """How often are weight axes right? Inference against conventions.
 
-Counts, over the zoo in `tests/zoo` and the third-party models in
+Counts, over the zoo in `tests/infer/zoo` and the third-party models in
 `tests/infer/third_party` whose packages are installed, the leaves of rank 2+
 for which each rule is right, leaves them alone although they hold weight
 vectors (declined), or is wrong.
@@ -8,7 +8,7 @@ vectors (declined), or is wrong.
 Run it in each environment that has some of the packages: results are added to
 one JSON file, and the table is of all that it holds.
 
-  python benchmarks/inference_accuracy.py
+  python -m benchmarks inference_accuracy
 """
 
 import argparse
@@ -18,18 +18,14 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-import sys
 import warnings
 
 import jax
 
+from benchmarks.lib.machine import RESULTS
 import optax_gc
 
 VERDICTS = ('right', 'declined', 'wrong')
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-RESULTS = ROOT / 'benchmarks/results/inference_accuracy.json'
 PACKAGES = {
   'jax': '',
   'dm-haiku': 'haiku',
@@ -166,7 +162,9 @@ def save(path, models):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--results', type=pathlib.Path, default=RESULTS)
+  parser.add_argument(
+    '--results', type=pathlib.Path, default=RESULTS / 'inference_accuracy.json'
+  )
   results = parser.parse_args().results
   warnings.simplefilter('ignore')
   models = {}

@@ -6,7 +6,7 @@ plain function, which traces faster) and a ResNet-50; then the transformer at 6
 to 48 layers, for the time per equation. Tracing does not depend on the sizes of
 arrays, so they are small. Processor time is measured, as machines are shared.
 
-  python benchmarks/inference_cost.py
+  python -m benchmarks inference_cost
 """
 
 import argparse
@@ -19,11 +19,9 @@ import time
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from machine import machine
 
+from benchmarks.lib.machine import RESULTS, machine
 import optax_gc
-
-RESULTS = pathlib.Path(__file__).parent / 'results/inference_cost.json'
 
 
 class Block(nn.Module):
@@ -165,7 +163,9 @@ def equations(jaxpr):
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--repeats', type=int, default=11)
-  parser.add_argument('--results', type=pathlib.Path, default=RESULTS)
+  parser.add_argument(
+    '--results', type=pathlib.Path, default=RESULTS / 'inference_cost.json'
+  )
   args = parser.parse_args()
   cases = {
     f'transformer, {n} layers': lambda n=n: transformer(n)

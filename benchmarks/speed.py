@@ -1,6 +1,6 @@
 """Measures what centralization costs, and writes one JSON.
 
-    python benchmarks/speed.py benchmarks/results/speed.json
+    python -m benchmarks speed
 
 Networks' trees in `trees.py` under SGD with momentum, Adam and AdamW, in
 float32 and bfloat16: a step without centralization, with ours, with what one
@@ -11,7 +11,7 @@ that the file holds already is not run again: stop it and go on at will.
 
 The parts: steps, eager, trace, training, numerics; accelerators, with
 `pip install -e '.[bench-aot]'`, and torch, with `pip install torch`, where
-those are installed. `benchmarks/draw_speed.py` draws the tables and figures.
+those are installed. `speed_tables` draws the tables and figures.
 """
 
 import argparse
@@ -25,17 +25,14 @@ import time
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # The rest is compiled for only.
 
-import arms
-import counts
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from machine import begun, machine
-import numerics
 import optax
 from rich import progress
-import trees
 
+from benchmarks.lib import arms, counts, numerics, trees
+from benchmarks.lib.machine import RESULTS, begun, machine
 import optax_gc
 
 DTYPES = ('float32', 'bfloat16')
@@ -150,7 +147,9 @@ def count_all(transformations, params, device):
 
 
 def accelerator_cases(clock):
-  import topologies  # Here, as it is for those who installed the compilers.
+  from benchmarks.lib import (
+    topologies,
+  )  # Here, as it is for those who installed the compilers.
 
   for topology in TOPOLOGIES:
     device = topologies.devices(topology)[0]
@@ -300,7 +299,9 @@ def numerics_cases(clock):
 
 
 def torch_cases(clock):
-  import torch_step  # Here, as it is for those who installed PyTorch.
+  from benchmarks.lib import (
+    torch_step,
+  )  # Here, as it is for those who installed PyTorch.
 
   for tree in ('ResNet-50', 'ViT-B/16', 'GPT-2 small', '2,000 leaves'):
     for dtype in DTYPES:
@@ -329,13 +330,15 @@ def installed(part):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('output', type=pathlib.Path, help='the JSON file')
+  parser.add_argument(
+    '--results', type=pathlib.Path, default=RESULTS / 'speed.json'
+  )
   parser.add_argument('--parts', nargs='+', choices=PARTS, default=None)
   parser.add_argument('--only', default='', help='cases whose text holds it')
   parser.add_argument('--rounds', type=int, default=15)
   parser.add_argument('--budget', type=float, default=20, help='seconds a case')
   args = parser.parse_args()
-  report = begun(args.output, 'cases', machine(*PACKAGES))
+  report = begun(args.results, 'cases', machine(*PACKAGES))
   clock = Clock(args.rounds, args.budget)
   parts = args.parts or [part for part in PARTS if installed(part)]
   cases = [
@@ -349,12 +352,12 @@ def main():
     for case, run in cases
     if case not in done and args.only in json.dumps(case)
   ]
-  args.output.parent.mkdir(parents=True, exist_ok=True)
+  args.results.parent.mkdir(parents=True, exist_ok=True)
   for case, run in progress.track(cases, 'cases'):
     load = os.getloadavg()[0]
     row = {'case': case, 'load': load, **run()}
     report['cases'].append(row)
-    args.output.write_text(dump(report))
+    args.results.write_text(dump(report))
     progress.Console().print(*case.values(), f'load {load:.1f}')
     jax.clear_caches()
 

@@ -1,6 +1,6 @@
 """Measures what the statistics cost beside a training step.
 
-    python benchmarks/statistics_cost.py cost.json
+    python -m benchmarks statistics_cost
 
 Two networks: dense layers, whose step does the least work for each weight, and
 convolutions. A function's time is the median of its calls, alone; ``traffic``
@@ -12,7 +12,6 @@ import argparse
 import functools
 import json
 from pathlib import Path
-import platform
 import statistics
 import time
 
@@ -20,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from benchmarks.lib.machine import RESULTS, machine
 import optax_gc
 
 BATCH = 128
@@ -112,7 +112,9 @@ def rows(network, dtype, repeats):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('output', type=Path, help='the JSON file to write')
+  parser.add_argument(
+    '--results', type=Path, default=RESULTS / 'statistics_cost.json'
+  )
   parser.add_argument('--repeats', type=int, default=25)
   args = parser.parse_args()
   report = []
@@ -124,14 +126,8 @@ def main():
       for row in rows(network, dtype, args.repeats):
         report.append({'network': name, 'dtype': dtype, **row})
         print(json.dumps(report[-1]), flush=True)
-  versions = {
-    'python': platform.python_version(),
-    'jax': jax.__version__,
-    'optax_gc': optax_gc.__version__,
-    'machine': platform.machine(),
-    'device': jax.devices()[0].device_kind,
-  }
-  args.output.write_text(json.dumps(versions | {'rows': report}, indent=1))
+  report = {'machine': machine('jax', 'optax'), 'rows': report}
+  args.results.write_text(json.dumps(report, indent=1) + '\n')
 
 
 if __name__ == '__main__':

@@ -13,10 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import hlo
 import optax_gc
 from optax_gc import WeightAxes
-from tests import compat
+from tests import compat, hlo
 
 
 @pytest.fixture(scope='module')

@@ -9,10 +9,9 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from benchmarks import hlo
 import optax_gc
 from optax_gc import WeightAxes
-from tests import compat
+from tests import compat, hlo
 
 AxisType = jax.sharding.AxisType
 

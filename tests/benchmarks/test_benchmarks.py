@@ -1,111 +1,61 @@
-"""The counter and the trees of the benchmarks, and the page drawn from them."""
+"""The benchmarks' own door, their examples, and the numbers that docs show."""
 
-import importlib.util
 import json
-import pathlib
+from pathlib import Path
+import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
 import pytest
 
-import optax_gc
-
-BENCHMARKS = pathlib.Path(__file__).parents[2] / 'benchmarks'
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-  """Imports a script of the benchmarks as they import each other."""
-  monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-  def load(name):
-    return __import__(name)
-
-  yield load
-  for name in ('arms', 'counts', 'machine', 'numerics', 'topologies', 'trees'):
-    sys.modules.pop(name, None)
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / 'benchmarks/results'
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize('arm', ['none', 'ours', 'naive', 'optax.centralize'])
-def test_counted_bytes_are_those_of_the_compiler(benchmark, arm, dtype):
-  if jax.__version_info__ < (0, 7):
-    pytest.skip('the compiler counts the parts of a tuple another way')
-  arms, counts = benchmark('arms'), benchmark('counts')
-  leaf = jax.ShapeDtypeStruct((64, 32), dtype)
-  params = {'a': {'kernel': leaf, 'bias': leaf}, 'b': {'kernel': leaf}}
-  compiled = arms.lower(arms.centralized(arm, 'adam'), params).compile()
-  counted = counts.count(compiled)
-  reported = compiled.cost_analysis()['bytes accessed']
-  assert counted.moved == pytest.approx(reported, rel=0.02)
-  assert counted.kernels >= 3
-
-
-def test_loops_are_not_counted(benchmark):
-  counts = benchmark('counts')
-  compiled = jax.jit(
-    lambda x: jax.lax.fori_loop(0, x.astype(int), lambda i, y: y * 2 + i, x)
+def run(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
   )
-  with pytest.raises(ValueError, match='trips cannot be counted'):
-    counts.count(compiled.lower(jnp.float32(3)).compile())
 
 
-def test_trees_have_the_published_sizes(benchmark):
-  trees = benchmark('trees')
-  sizes = {
-    name: sum(x.size for x in jax.tree.leaves(tree()))
-    for name, tree in trees.TREES.items()
-  }
-  assert sizes == {
-    'ResNet-50': 25_557_032,
-    'ViT-B/16': 86_567_656,
-    'GPT-2 small': 124_439_808,
-    'GPT-2 small, stacked': 124_439_808,
-    '2,000 leaves': 2000 * 64 * 64,
-  }
+def test_the_door_lists_the_benchmarks_and_runs_them():
+  listed = run('benchmarks')
+  assert listed.returncode == 0
+  for path in (ROOT / 'benchmarks').glob('[!_]*.py'):
+    assert f'\n  {path.stem} ' in listed.stdout
+  unknown = run('benchmarks', 'spead')
+  assert unknown.returncode == 1
+  assert "There is no benchmark 'spead'. There are:" in unknown.stderr
+  helped = run('benchmarks', 'drift', '--help')
+  assert 'usage: python -m benchmarks drift' in helped.stdout
 
 
-def test_every_kernel_of_the_trees_is_centralized(benchmark):
-  """Otherwise the arms would be compared on less than they seem."""
-  for tree in benchmark('trees').TREES.values():
-    for row in optax_gc.summary(tree()):
-      assert row.centralized == row.path.endswith('kernel'), row.path
+def test_examples_in_the_docstrings():
+  """Sizes of trees, counts against the compiler's, errors of bad names."""
+  pytest.importorskip('flax')
+  options = ['-q', '--doctest-modules', '--doctest-ignore-import-errors']
+  tested = run('pytest', *options, 'benchmarks/lib')
+  assert tested.returncode == 0, tested.stdout
 
 
-def test_the_arm_by_hand_computes_ours(benchmark):
-  arms = benchmark('arms')
-  grads = {'kernel': jax.random.normal(jax.random.key(0), (8, 3))}
-  transformations = [arms.ARMS[arm]() for arm in ('ours', 'naive')]
-  ours, naive = (
-    tx.update(grads, tx.init(grads))[0]['kernel'] for tx in transformations
-  )
-  assert jnp.allclose(ours, naive, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-  ('name', 'message'),
-  [
-    ('h200', "names are like 'h100', 'h100x4' and 'v5e-2x2'"),
-    ('h100x0', "names are like 'h100', 'h100x4' and 'v5e-2x2'"),
-  ],
-)
-def test_unknown_topologies_raise(benchmark, name, message):
-  with pytest.raises(ValueError, match=message):
-    benchmark('topologies').devices(name)
-
-
-def test_missing_compilers_say_what_to_install(benchmark):
-  if importlib.util.find_spec('jax_plugins'):
-    pytest.skip('the compilers are installed')
-  with pytest.raises(ImportError, match=r"pip install -e '\.\[bench-aot\]'"):
-    benchmark('topologies').devices('h100')
+def test_tables_are_drawn_from_the_results(tmp_path):
+  pytest.importorskip('matplotlib')
+  marks = ('machine', 'added traffic', 'added time')
+  page = ''.join(f'<!-- {mark} --><!-- end -->\n' for mark in marks)
+  (tmp_path / 'speed.md').write_text(page)
+  drawn = run('benchmarks', 'speed_tables', '--docs', str(tmp_path))
+  assert drawn.returncode == 0, drawn.stderr
+  for file in ('data/speed_tables.md', 'figures/speed_steps.svg'):
+    assert (tmp_path / file).read_text() == (ROOT / 'docs' / file).read_text()
+  written = (ROOT / 'docs/speed.md').read_text()
+  for part in (tmp_path / 'speed.md').read_text().split('<!-- end -->'):
+    assert part.strip() in written
 
 
 def test_residuals_of_the_report_keep_their_bounds():
-  """The numbers that the documentation shows."""
-  path = BENCHMARKS / 'results/speed.json'
-  cases = json.loads(path.read_text())['cases']
+  cases = json.loads((RESULTS / 'speed.json').read_text())['cases']
   (case,) = (c for c in cases if c['case']['part'] == 'numerics')
   assert {r['size'] for r in case['rows']} == {10**n for n in range(2, 7)}
   for row in case['rows']:
@@ -114,17 +64,3 @@ def test_residuals_of_the_report_keep_their_bounds():
     if row['dtype'] == 'bfloat16' and row['offset'] == 10:
       assert row['ours'] <= 2e-4
     assert row['ours'] <= row['rounded once'] + 2e-7
-
-
-def test_a_report_goes_on_only_where_it_was_begun(benchmark, tmp_path):
-  begun = benchmark('machine').begun
-  path = tmp_path / 'report.json'
-  new = begun(path, 'cases', {'jax': '1'})
-  assert new == {'machine': {'jax': '1'}, 'cases': []}
-  path.write_text(json.dumps(new))
-  assert begun(path, 'cases', {'jax': '1', 'torch': '2'})['machine'] == {
-    'jax': '1',
-    'torch': '2',
-  }
-  with pytest.raises(SystemExit, match=r'begun with other jax: .* remove it'):
-    begun(path, 'cases', {'jax': '2'})

@@ -1,25 +1,87 @@
-"""Training steps of the examples' transformer on meshes, compiled and not run.
+"""Training steps of a transformer on meshes, compiled and not run.
 
 The devices may be of a topology that is not at hand, as nothing is computed.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 
-from examples import transformer
 import optax_gc
+from tests import compat
 
-CONFIG = transformer.Config(
-  length=64, layers=8, features=1024, heads=16, hidden=4096
-)
 ALL = ('x', 'y')
+
+
+class Transformer(NamedTuple):
+  """A causal language model on bytes, its blocks stacked under a scan."""
+
+  length: int
+  layers: int
+  features: int
+  heads: int
+  hidden: int
+
+  def shapes(self) -> Any:
+    """The params, as shapes."""
+    n, blocks = self.features, (self.layers, self.features)
+    project = (*blocks, self.heads, n // self.heads)
+    tree = {
+      'tokens': (256, n),
+      'positions': (self.length, n),
+      'norm': (n,),
+      'head': (n, 256),
+      'blocks': {
+        'attention_norm': blocks,
+        'query': project,
+        'key': project,
+        'value': project,
+        'out': (self.layers, *project[2:], n),
+        'mlp_norm': blocks,
+        'up': (*blocks, self.hidden),
+        'down': (self.layers, self.hidden, n),
+      },
+    }
+    return jax.tree.map(
+      lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+      tree,
+      is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+  def loss(self, params: Any, inputs: jax.Array, targets: jax.Array):
+    """The mean cross-entropy of tokens ``(batch, length)``."""
+
+    def block(x, p):
+      y = _norm(x, p['attention_norm'])
+      query, key, value = (
+        jnp.einsum('blf,fhd->blhd', y, p[name])
+        for name in ('query', 'key', 'value')
+      )
+      y = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+      x = x + jnp.einsum('blhd,hdf->blf', y, p['out'])
+      y = jax.nn.gelu(_norm(x, p['mlp_norm']) @ p['up'])
+      return x + y @ p['down'], None
+
+    x = params['tokens'][inputs] + params['positions']
+    x, _ = lax.scan(block, x, params['blocks'])
+    logits = _norm(x, params['norm']) @ params['head']
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return losses.mean()
+
+
+def _norm(x, scale):
+  square = jnp.square(x).mean(-1, keepdims=True)
+  return x * lax.rsqrt(square + 1e-6) * scale
+
+
+LARGE = Transformer(64, layers=8, features=1024, heads=16, hidden=4096)
 
 # Which axes of a kernel are split over which axes of the mesh.
 LAYOUTS = {
@@ -41,14 +103,14 @@ def partition(params: Any, axes: Any, mesh: Mesh, layout: str) -> Any:
   """A `PartitionSpec` for each array of a model, from what its axes are.
 
   Of several axes of a kind, the first that the devices divide is split. Arrays
-  that are no kernels are split like a kernel's inputs, on any axis.
+  that are not kernels are split like a kernel's inputs, on any axis.
   """
 
   def spec(x, kernel):
     kinds = {
       'inputs': kernel.reduction_axis or range(x.ndim),
       'outputs': kernel.output_axis if kernel.reduction_axis else (),
-      # Stacked, as the example's blocks are: neither inputs nor outputs.
+      # Stacked, as the blocks are: neither inputs nor outputs.
       'layers': set(range(x.ndim))
       - {*kernel.reduction_axis, *kernel.output_axis},
     }
@@ -69,14 +131,14 @@ class Programs:
   Args:
     devices: Those of the mesh, an even number.
     layout: One of `LAYOUTS`.
-    config: The size of the transformer.
+    network: The transformer.
   """
 
-  def __init__(self, devices, layout, config=CONFIG):
+  def __init__(self, devices, layout, network=LARGE):
     self.mesh = make_mesh(devices)
-    self.network = transformer.make_network(config)
-    tokens = jax.ShapeDtypeStruct((2 * len(devices), config.length), np.int32)
-    params = jax.eval_shape(self.network.init, jax.random.key(0))
+    self.network = network
+    tokens = jax.ShapeDtypeStruct((2 * len(devices), network.length), np.int32)
+    params = network.shapes()
     self.axes = optax_gc.infer_weight_axes(
       self.network.loss, params, tokens, tokens, strict=True
     )
@@ -136,7 +198,7 @@ class Programs:
     return optax_gc.gradient_centralization(self.axes, partition_specs=specs)
 
   def _shard_map(self, fn, in_specs, out_specs):
-    return jax.shard_map(
+    return compat.shard_map(
       fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs
     )
 

@@ -7,7 +7,8 @@ laid out as PyTorch's, (out, in, *window). Takes `pip install torch`.
 import jax
 import jax.numpy as jnp
 import torch
-import trees
+
+from benchmarks.lib import trees
 
 OPTIMIZERS = {
   'sgd': lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),

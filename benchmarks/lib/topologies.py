@@ -56,6 +56,11 @@ def devices(name: str) -> list[jax.Device]:
   Raises:
     ValueError: If the name is of no known form.
     ImportError: If the platform's compiler is not installed, with what to type.
+
+  Example:
+    >>> devices('h100x0')
+    Traceback (most recent call last):
+    ValueError: No topology 'h100x0': names are like 'h100', ...
   """
   gpu = re.fullmatch(r'h100(?:x([1-9]\d*))?', name)
   tpu = re.fullmatch(r'(v\d\w*)-(\d+(?:x\d+)+)', name)

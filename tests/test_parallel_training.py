@@ -11,10 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import hlo, sharded_step
-from examples import transformer
 import optax_gc
-from tests import compat
+from tests import compat, hlo, sharded_step
 
 STEPS, BATCH = 3, 32
 AXIS = 'data'
@@ -221,11 +219,9 @@ def test_trains_as_on_one_device(way, optimizer):
     assert abs(np.asarray(a) - b).max() <= 1e-4 * abs(m).max()
 
 
-# A whole step of the example's transformer.
+# A whole step of a transformer.
 
-CONFIG = transformer.Config(
-  length=16, layers=8, features=64, heads=8, hidden=128
-)
+SMALL = sharded_step.Transformer(16, layers=8, features=64, heads=8, hidden=128)
 
 
 @compat.combines_all_reduces
@@ -242,7 +238,7 @@ CONFIG = transformer.Config(
 )
 def test_what_a_whole_step_gains(layout, way, most):
   """At most one all-reduce for its twelve arrays, and nothing else."""
-  programs = sharded_step.Programs(jax.devices(), layout, CONFIG)
+  programs = sharded_step.Programs(jax.devices(), layout, SMALL)
   steps = [programs.step(way, flag) for flag in (False, True)]
   plain, centralized = (hlo.collectives(step.as_text()) for step in steps)
   assert plain  # Arrays or gradients are exchanged anyway.

@@ -1,8 +1,9 @@
-"""Draws the tables and figures of `docs/speed.md` from the JSON of `speed.py`.
+"""Draws the tables and figures of `docs/speed.md` from the JSON of `speed`.
 
-    python benchmarks/draw_speed.py benchmarks/results/speed.json docs
+    python -m benchmarks speed_tables
 
-Tables go between the marks `<!-- NAME -->` and `<!-- end -->` of the page.
+All tables go to `docs/data/speed_tables.md`. The page itself holds a summary,
+between the marks `<!-- NAME -->` and `<!-- end -->`.
 """
 
 import argparse
@@ -14,6 +15,9 @@ import statistics
 from matplotlib import pyplot as plt
 import numpy as np
 
+from benchmarks.lib.machine import RESULTS
+
+DOCS = pathlib.Path(__file__).parents[1] / 'docs'
 ARMS = ('ours', 'naive', 'optax.centralize')
 
 
@@ -204,17 +208,118 @@ def provenance(report):
   )
 
 
-TABLES = {
+def spans(rows):
+  """The least and the greatest of each column."""
+  return [
+    f'{min(column):.2f} to {max(column):.2f}'
+    for column in zip(*rows, strict=True)
+  ]
+
+
+def added_traffic(report):
+  """The summary: tree sizes that each arm adds, over all trees."""
+  lines = []
+  for device, part, where in (
+    ('CPU', 'steps', {}),
+    ('H100', 'accelerators', {'topology': 'h100'}),
+    ('TPU v5e', 'accelerators', {'topology': 'v5e-2x2'}),
+  ):
+    for dtype in ('float32', 'bfloat16'):
+      rows = [
+        [counts[arm]['moved'] - counts['none']['moved'] for arm in ARMS]
+        for row in select(report, part=part, dtype=dtype, **where)
+        if 'optimizer' in row['case'] and (counts := row['counts'])
+      ]
+      lines.append([device, dtype, *spans(rows)])
+  return table(['device', 'dtype', *ARMS], lines)
+
+
+def added_time(report):
+  """The summary: medians of a step's time beside other arms, on the CPU."""
+  lines = []
+  for dtype in ('float32', 'bfloat16'):
+    rows = [
+      [ratio(row, 'ours', base)[1] for base in ('none', *ARMS[1:])]
+      for row in select(report, part='steps', dtype=dtype)
+    ]
+    lines.append([dtype, *spans(rows)])
+  head = ['dtype', 'none', *ARMS[1:]]
+  return table([head[0], *(f'ours / {arm}' for arm in head[1:])], lines)
+
+
+SUMMARY = {
   'machine': provenance,
-  'step counts': step_counts,
-  'step times': step_times,
-  'build costs': build_costs,
-  'accelerators': accelerators,
-  'chains': chains,
-  'alone': alone,
-  'frameworks': frameworks,
-  'residuals': residuals,
+  'added traffic': added_traffic,
+  'added time': added_time,
 }
+# What the page of tables holds: a title, what to know, and how to make it.
+TABLES = (
+  ('Single measurements', '', alone),
+  (
+    'Accelerators',
+    'Tree sizes that a step moves, compiled ahead of time and not run; then '
+    'kernels: none / ours / naive / `optax.centralize`. Memory on the chip of '
+    'a TPU does not count.',
+    accelerators,
+  ),
+  (
+    'CPU: traffic',
+    'Tree sizes that a step moves, that each arm adds, and its temporaries.',
+    step_counts,
+  ),
+  (
+    'CPU: time',
+    'Time of a step, as a ratio within a turn: median and quartiles.',
+    step_times,
+  ),
+  (
+    'L2 decay inside the projection, and clipping',
+    'Tree sizes that a step of SGD with momentum moves, ResNet-50.',
+    chains,
+  ),
+  (
+    'Compiling',
+    'The columns are none / ours / naive / `optax.centralize`. Seconds are of '
+    'one compilation each, not taken in turns.',
+    build_costs,
+  ),
+  (
+    'Beside PyTorch',
+    'A step with centralization over a step without, in each framework.',
+    frameworks,
+  ),
+  (
+    'Accuracy',
+    'The mean left in a weight vector over the rms of the gradient, the worst '
+    'of M = 100 to 1,000,000. *Rounded once* is the exact result, rounded to '
+    'the dtype.',
+    residuals,
+  ),
+)
+
+
+def write_tables(report, path):
+  parts = ['# Speed: all tables']
+  parts += ['`python -m benchmarks speed_tables` writes this page.']
+  parts += ['[What it costs](../speed.md) says what the columns are.']
+  parts += [provenance(report)]
+  for title, note, make in TABLES:
+    parts += [f'## {title}', note, make(report)]
+  path.parent.mkdir(exist_ok=True)
+  path.write_text('\n\n'.join(filter(None, parts)) + '\n')
+
+
+def write_summary(report, page):
+  text = page.read_text()
+  for name, make in SUMMARY.items():
+    begin, end = re.escape(f'<!-- {name} -->'), re.escape('<!-- end -->')
+    content = f'<!-- {name} -->\n{make(report)}\n<!-- end -->'
+    text, count = re.subn(
+      f'{begin}.*?{end}', lambda _, c=content: c, text, flags=re.DOTALL
+    )
+    if count != 1:
+      raise ValueError(f'{page} must have one mark <!-- {name} -->.')
+  page.write_text(text)
 
 
 def draw_times(report, path):
@@ -283,21 +388,14 @@ def save(figure, path):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('results', type=pathlib.Path, help='the JSON of speed.py')
-  parser.add_argument('docs', type=pathlib.Path, help='the folder of speed.md')
+  parser.add_argument(
+    '--results', type=pathlib.Path, default=RESULTS / 'speed.json'
+  )
+  parser.add_argument('--docs', type=pathlib.Path, default=DOCS)
   args = parser.parse_args()
   report = json.loads(args.results.read_text())
-  page = args.docs / 'speed.md'
-  text = page.read_text()
-  for name, make in TABLES.items():
-    begin, end = re.escape(f'<!-- {name} -->'), re.escape('<!-- end -->')
-    content = f'<!-- {name} -->\n{make(report)}\n<!-- end -->'
-    text, count = re.subn(
-      f'{begin}.*?{end}', lambda _, c=content: c, text, flags=re.DOTALL
-    )
-    if count != 1:
-      raise ValueError(f'{page} must have one mark <!-- {name} -->.')
-  page.write_text(text)
+  write_tables(report, args.docs / 'data/speed_tables.md')
+  write_summary(report, args.docs / 'speed.md')
   draw_times(report, args.docs / 'figures/speed_steps.svg')
   draw_residuals(report, args.docs / 'figures/speed_residuals.svg')
 

@@ -7,6 +7,8 @@ import pathlib
 import platform
 from typing import Any
 
+RESULTS = pathlib.Path(__file__).parents[1] / 'results'
+
 
 def versions(*packages: str) -> dict[str, str]:
   """Those of Python and of the packages that are installed."""
@@ -30,6 +32,19 @@ def begun(path: pathlib.Path, rows: str, here: dict[str, Any]) -> dict:
 
   Raises:
     SystemExit: If it was begun with other versions, or on another machine.
+
+  Example:
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), 'report.json')
+    >>> report = begun(path, 'cases', {'jax': '1'})
+    >>> report
+    {'machine': {'jax': '1'}, 'cases': []}
+    >>> _ = path.write_text(json.dumps(report))
+    >>> begun(path, 'cases', {'jax': '1', 'torch': '2'})['machine']
+    {'jax': '1', 'torch': '2'}
+    >>> begun(path, 'cases', {'jax': '2'})
+    Traceback (most recent call last):
+    SystemExit: ... was begun with other jax: {'jax': '1'}, and this is ...
   """
   if not path.exists():
     return {'machine': here, rows: []}

@@ -1,0 +1,1 @@
+"""What is measured: `python -m benchmarks` lists it, and runs it by name."""

@@ -1,0 +1,1 @@
+"""What benchmarks share: trees, arms, counters, and their reports."""
