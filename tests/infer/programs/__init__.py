@@ -3,14 +3,14 @@
 A program is composed from pieces. Every piece knows which axes of the weights
 it makes are contracted with data, since it was told to contract them; what is
 put around it (a loop over stacked weights, a batch, a branch) and what is put
-before it (the layout in which a leaf is stored) moves, merges, splits and cuts
-those axes, and the truth with them. The interpreter is never asked.
+before it (the layout in which a leaf is stored) moves, merges and splits
+those axes, and the truth with them. Inference is never asked.
 
 Nothing here is decided by chance but through `Source`, so that Hypothesis can
 drive and shrink it (`programs()`), and a plain seed can too (`from_seed`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import dataclasses
 import random
 from typing import Any
@@ -19,19 +19,12 @@ from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 
-from tests.infer.programs.builder import Builder, Source, block, chain, disguise
-from tests.infer.programs.disguises import DISGUISES, ONCE_DISGUISES, RESCALE
-from tests.infer.programs.layers import (
-  CONTRACT,
-  LAYERS,
-  ONCE_LAYERS,
-  token_lookup,
-)
-from tests.infer.programs.structures import CALLS, ONCE_STRUCTURES, STRUCTURES
-from tests.infer.programs.weights import KEPT as KEPT
-from tests.infer.programs.weights import REDUCED as REDUCED
-from tests.infer.programs.weights import Weight as Weight
-from tests.infer.programs.weights import kernel as kernel
+from tests.infer.programs.builder import Builder, Source, chain, plain
+from tests.infer.programs.builder import Weight as Weight
+from tests.infer.programs.builder import kernel as kernel
+from tests.infer.programs.layers import LAYERS, ONCE_LAYERS, token_lookup
+from tests.infer.programs.stores import ONCE_STORES, STORES
+from tests.infer.programs.structures import ONCE_STRUCTURES, STRUCTURES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +35,14 @@ class Program:
     fn: The function.
     params: Its parameters, a dict of structs.
     inputs: Its other arguments, structs.
-    truth: The reduction axes of each leaf, those of one element left out;
-      ``None`` where people may differ.
+    truth: The reduction axes of each leaf, those of one element left out.
     pieces: What it was composed from.
   """
 
   fn: Callable[..., Any]
   params: dict[str, Any]
   inputs: tuple[Any, ...]
-  truth: dict[str, tuple[int, ...] | None]
+  truth: dict[str, tuple[int, ...]]
   pieces: tuple[str, ...]
 
   def __repr__(self) -> str:
@@ -61,43 +53,9 @@ class Program:
     )
 
 
-# Every piece by its name in `Program.pieces`.
-PIECES = (
-  *CONTRACT,
-  *CALLS,
-  *RESCALE,
-  *('conv1d', 'conv2d', 'conv3d', 'conv_transpose', 'ragged_dot'),
-  *('bias', 'scale', 'norm', 'lookup', 'tied_lookup', 'recurrent'),
-  *('attention', 'learned_query', 'parallel', 'residual', 'branch', 'grad'),
-  *('vmap', 'map', 'scan', 'scan_carried', 'collective'),
-  *('vmap_weights', 'vmap_both', 'again', 'fori', 'fori_carried'),
-  *('while', 'while_carried', 'stacked_scan', 'stacked_indexed'),
-  *('stacked_unrolled', 'stacked_unstacked', 'stacked_fori'),
-  *('transposed', 'merged', 'split', 'one', 'cast', 'longer', 'pad', 'zeros'),
-  *(
-    'mixture',
-    'low_rank',
-    'diagonal',
-    'scaled_product',
-    'hypernetwork',
-    'queries',
-    'patches',
-    'latents',
-    'tokens',
-    'update',
-    'tile',
-    'repeat',
-    'stack',
-    'concatenate',
-    'sum',
-    'gain',
-  ),
-  *('fused', 'shared', 'forward', 'loss', 'gradient'),
+PIECES = frozenset(
+  piece.__name__ for piece in (*LAYERS, *STRUCTURES, *STORES, token_lookup)
 )
-
-
-ALL_PIECES = (LAYERS, STRUCTURES, DISGUISES)
-ONCE_PIECES = (ONCE_LAYERS, ONCE_STRUCTURES, ONCE_DISGUISES)
 
 # Names that lie: nothing may be decided by them.
 _NAMES = ('kernel', 'bias', 'embedding', 'scale', 'weight', 'query', 'out')
@@ -105,17 +63,21 @@ _NAMES = ('kernel', 'bias', 'embedding', 'scale', 'weight', 'query', 'out')
 
 def build(source: Source, once: bool = False) -> Program:
   """One program."""
-  pieces = ONCE_PIECES if once else ALL_PIECES
-  b = Builder(source, *pieces, once)
+  pieces = LAYERS, STRUCTURES, STORES
+  b = Builder(
+    source,
+    *((ONCE_LAYERS, ONCE_STRUCTURES, ONCE_STORES) if once else pieces),
+    once,
+  )
   shape = tuple(b.size() for _ in range(source.integer(1, 3)))
   x = jax.ShapeDtypeStruct(shape, jnp.float32)
   tokens = not once and source.chance(15)
   first = token_lookup(b, shape) if tokens else None
-  sub = block(b, first.out if first else x, depth=source.integer(0, 2))
+  sub = b.block(first.out if first else x, depth=source.integer(0, 2))
   if first:
     x, sub = jax.ShapeDtypeStruct(shape, jnp.int32), chain(first, sub)
   for _ in range(source.integer(0, 3)):
-    sub = disguise(b, sub)
+    sub = b.stored(sub)
   weights = dict(sub.weights)
   if source.chance(10) or not weights:
     weights[b.name()] = Weight((b.size(), b.size()))
@@ -134,10 +96,7 @@ def build(source: Source, once: bool = False) -> Program:
     _FORMS[form](forward),
     {names[name]: weight.struct for name, weight in weights.items()},
     (x,),
-    {
-      names[name]: None if weight.contested else weight.truth
-      for name, weight in weights.items()
-    },
+    {names[name]: weight.truth for name, weight in weights.items()},
     (*sub.pieces, form),
   )
 
@@ -164,11 +123,6 @@ def programs(draw) -> Program:
   return build(Source(lambda low, high: draw(st.integers(low, high))))
 
 
-def plain(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
-  """Reduction axes without those of one element, which have no say."""
-  return tuple(axis for axis in sorted(axes) if shape[axis] > 1)
-
-
 RIGHT, DECLINED, WRONG = 'right', 'declined', 'wrong'
 
 
@@ -186,7 +140,7 @@ def judge(program: Program, axes: Any) -> dict[str, str]:
   verdicts = {}
   for name, leaf in program.params.items():
     got = plain(leaf.shape, axes[name].reduction_axis)
-    if program.truth[name] in (None, got):
+    if program.truth[name] == got:
       verdicts[name] = RIGHT
     else:
       verdicts[name] = WRONG if got else DECLINED

@@ -1,15 +1,75 @@
-"""Sub-programs, what builds them, and how they follow one another."""
+"""Weights, sub-programs, what builds them, and how they follow one another."""
 
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from tests.infer.programs.weights import Weight
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+  """An array of the parameters, and what is contracted with data.
+
+  Attributes:
+    shape: The shape.
+    axes: The reduction axes; None if two uses disagree on them.
+    dtype: The dtype.
+  """
+
+  shape: tuple[int, ...]
+  axes: frozenset[int] | None = frozenset()
+  dtype: str = 'float32'
+
+  @property
+  def struct(self) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(self.shape, self.dtype)
+
+  @property
+  def truth(self) -> tuple[int, ...]:
+    """The reduction axes, those of one element left out; none: ()."""
+    return plain(self.shape, self.axes or ())
+
+  def move(self, shape, places: dict[int, Iterable[int]]) -> 'Weight':
+    """With another shape, and each axis at some places of it."""
+    axes = self.axes
+    if axes is not None:
+      axes = frozenset(new for old in axes for new in places[old])
+    return dataclasses.replace(self, shape=tuple(shape), axes=axes)
+
+  def transpose(self, perm) -> 'Weight':
+    places = {old: (new,) for new, old in enumerate(perm)}
+    return self.move((self.shape[i] for i in perm), places)
+
+  def insert(self, i: int, size: int) -> 'Weight':
+    """With a further axis: a stack of weights, or one element."""
+    places = {n: (n + (n >= i),) for n in range(len(self.shape))}
+    return self.move((*self.shape[:i], size, *self.shape[i:]), places)
+
+  def split(self, i: int, first: int) -> 'Weight':
+    """With axis i as two."""
+    rest = self.shape[i] // first
+    shape = (*self.shape[:i], first, rest, *self.shape[i + 1 :])
+    places = {n: (n + (n > i),) for n in range(len(self.shape))}
+    return self.move(shape, places | {i: (i, i + 1)})
+
+  def merge(self, i: int) -> 'Weight':
+    """With axes i and i + 1, of one role, as one."""
+    size = self.shape[i] * self.shape[i + 1]
+    places = {n: (n - (n > i),) for n in range(len(self.shape))}
+    return self.move((*self.shape[:i], size, *self.shape[i + 2 :]), places)
+
+
+def plain(shape: Sequence[int], axes: Iterable[int]) -> tuple[int, ...]:
+  """Reduction axes without those of one element, which have no say."""
+  return tuple(axis for axis in sorted(axes) if shape[axis] > 1)
+
+
+def kernel(shape: Sequence[int], *axes: int) -> Weight:
+  return Weight(tuple(shape), frozenset(axes))
 
 
 class Source:
@@ -31,12 +91,8 @@ class Source:
       items[i], items[j] = items[j], items[i]
     return items
 
-  def subset(self, items: Sequence[Any], percent: int = 50) -> list[Any]:
-    return [item for item in items if self.chance(percent)]
 
-
-@dataclasses.dataclass(frozen=True)
-class Sub:
+class Sub(NamedTuple):
   """A function ``apply(weights, x) -> y``, and what is true of its weights.
 
   Attributes:
@@ -63,21 +119,11 @@ class Builder:
   that the bound of the rank certificate is 1.
   """
 
-  def __init__(
-    self,
-    source: Source,
-    layers: Sequence[Callable[..., Any]],
-    structures: Sequence[Callable[..., Any]],
-    disguises: Sequence[Callable[..., Any]],
-    once: bool = False,
-  ):
+  def __init__(self, source, layers, structures, stores, once=False):
     self.source = source
-    self.layers = layers
-    self.structures = structures
-    self.disguises = disguises
+    self.layers, self.structures, self.stores = layers, structures, stores
     self.once = once
     self.count = 0
-    self.layer = 0
     self.mapping = 0
     # Axis sizes carry no meaning: in half of the programs all are equal.
     self.equal = source.chance(50)
@@ -89,57 +135,57 @@ class Builder:
     self.count += 1
     return f'w{self.count}'
 
+  def block(self, x, depth: int) -> Sub:
+    """A few layers and structures in a row, some weights stored otherwise."""
+    src = self.source
+    done: list[Sub] = []
+    for _ in range(src.integer(1, 3)):
+      x = done[-1].out if done else x
+      made = None
+      if depth and src.chance(60):
+        made = src.choice(self.structures)(self, x, depth - 1)
+      made = made or src.choice(self.layers)(self, x)
+      done.append(_tidy(made or self.layers[0](self, x)))
+    sub = functools.reduce(chain, done)
+    for _ in range(src.integer(0, 2)):
+      sub = self.stored(sub)
+    return sub
+
+  def stored(self, sub: Sub) -> Sub:
+    """One weight, or two as one, stored in another way."""
+    if not sub.weights:
+      return sub
+    name = self.source.choice(list(sub.weights))
+    return self.source.choice(self.stores)(self, sub, name) or sub
+
   def mapped(self, x, depth: int) -> Sub:
-    """A block inside vmap."""
+    """A block inside of vmap."""
     self.mapping += 1
-    inner = block(self, x, depth)
+    inner = self.block(x, depth)
     self.mapping -= 1
     return inner
 
   def fitted(self, x, depth: int) -> Sub:
     """A block that returns the shape it takes."""
-    sub = block(self, x, depth)
+    sub = self.block(x, depth)
     if sub.out.shape == x.shape:
       return sub
 
     def apply(w, y):
       return jnp.resize(jnp.tanh(sub.apply(w, y)), x.shape)
 
-    return dataclasses.replace(sub, apply=apply, out=x)
+    return sub._replace(apply=apply, out=x)
 
   def sub(self, x, weights, apply, *pieces, reverse=True, forward=True) -> Sub:
-    self.layer += 1
-    weights = {
-      name: weight
-      if weight.layers
-      else dataclasses.replace(weight, layers=frozenset({self.layer}))
-      for name, weight in weights.items()
-    }
     structs = {name: weight.struct for name, weight in weights.items()}
     out = jax.eval_shape(apply, structs, x)
     return Sub(weights, apply, out, pieces, reverse, forward)
 
-  def around(self, x, inner, weights, apply, piece, **flags) -> Sub:
+  def around(self, x, inner, weights, apply, *pieces, **flags) -> Sub:
     """A sub-program that holds another."""
     flags = {'reverse': inner.reverse, 'forward': inner.forward} | flags
-    return self.sub(x, weights, apply, f'{piece}[', *inner.pieces, ']', **flags)
-
-
-def block(b: Builder, x, depth: int) -> Sub:
-  """A few layers and structures in a row, some weights stored in disguise."""
-  src = b.source
-  done: list[Sub] = []
-  for _ in range(src.integer(1, 3)):
-    x = done[-1].out if done else x
-    made = None
-    if depth and src.chance(60):
-      made = src.choice(b.structures)(b, x, depth - 1)
-    made = made or src.choice(b.layers)(b, x) or b.layers[0](b, x)
-    done.append(_tidy(made))
-  sub = functools.reduce(chain, done)
-  for _ in range(src.integer(0, 2)):
-    sub = disguise(b, sub)
-  return sub
+    pieces = (*pieces, '[', *inner.pieces, ']')
+    return self.sub(x, weights, apply, *pieces, **flags)
 
 
 def chain(one: Sub, two: Sub) -> Sub:
@@ -168,26 +214,17 @@ def _tidy(sub: Sub) -> Sub:
   small = 1 <= out.ndim <= 4 and math.prod(out.shape) <= 4096
   if out.dtype == jnp.float32 and small and not ones:
     return sub
+  shape = [n for n in out.shape if n > 1] or [1]
+  means = 0
+  while len(shape) > 4 or (len(shape) > 1 and math.prod(shape) > 4096):
+    shape, means = shape[1:], means + 1
 
   def apply(w, x):
     y = jnp.tanh(sub.apply(w, x).astype(jnp.float32))
     y = jnp.reshape(y, [n for n in y.shape if n > 1] or [1])
-    while y.ndim > 4 or (y.ndim > 1 and y.size > 4096):
-      y = jnp.mean(y, 0)
+    y = jnp.mean(y, tuple(range(means)))
     return jnp.resize(y, (4,)) if y.size == 1 else y
 
-  shape = [n for n in out.shape if n > 1] or [1]
-  while len(shape) > 4 or (len(shape) > 1 and math.prod(shape) > 4096):
-    shape = shape[1:]
-  shape = [4] if shape == [1] else shape
+  shape = [4] if math.prod(shape) == 1 else shape
   tidy = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
-  return dataclasses.replace(sub, apply=apply, out=tidy)
-
-
-def disguise(b: Builder, sub: Sub) -> Sub:
-  """Stores one weight, or two as one, in another way."""
-  if not sub.weights:
-    return sub
-  src = b.source
-  name = src.choice(list(sub.weights))
-  return src.choice(b.disguises)(b, sub, name) or sub
+  return sub._replace(apply=apply, out=tidy)

@@ -10,15 +10,9 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.infer.programs.builder import Builder, Sub
-from tests.infer.programs.weights import (
-  KEPT,
-  REDUCED,
-  Shape,
-  Weight,
-  divisors,
-  kernel,
-)
+from tests.infer.programs.builder import Builder, Sub, Weight, kernel
+
+Shape = tuple[int, ...]
 
 
 def einsum(b: Builder, x) -> Sub:
@@ -34,10 +28,7 @@ def einsum(b: Builder, x) -> Sub:
   shared = [c for c, r in zip(letters, roles, strict=True) if r == 'b']
   mine = src.permutation([*reduced, *fresh, *shared])
   out = src.permutation([c for c in letters if c not in reduced] + list(fresh))
-  weight = kernel(
-    [sizes[c] for c in mine],
-    [REDUCED if c in reduced else KEPT for c in mine],
-  )
+  weight = kernel([sizes[c] for c in mine], *map(mine.index, reduced))
   name = b.name()
   form = src.choice(
     ['einsum', 'swapped', 'dot_general', 'multiply_sum', 'vmap', 'dot_sum']
@@ -48,7 +39,7 @@ def einsum(b: Builder, x) -> Sub:
   def apply(w, x):
     return contract(w[name], x) if flip else contract(x, w[name])
 
-  return b.sub(x, {name: weight}, apply, form)
+  return b.sub(x, {name: weight}, apply, 'einsum', form)
 
 
 def _by_einsum(src, first, second, out, reduced):
@@ -144,16 +135,15 @@ def conv(b: Builder, x) -> Sub:
   lhs, out = src.permutation(letters), src.permutation(letters)
   rhs = src.permutation([*'OI', *'012'[:n]])
   size = dict(zip(lhs, shape, strict=True))
-  groups, batch_groups = src.choice(divisors(size['C'])), 1
+  groups, batch_groups = src.choice(_divisors(size['C'])), 1
   if groups == 1 and src.chance(15):
-    batch_groups = src.choice(divisors(size['N']))
+    batch_groups = src.choice(_divisors(size['N']))
   window = [src.integer(1, 3) for _ in range(n)]
   kernel_size = {str(i): window[i] for i in range(n)}
   kernel_size['I'] = size['C'] // groups
   kernel_size['O'] = groups * batch_groups * src.choice([2, 1, 3])
-  weight = kernel(
-    [kernel_size[c] for c in rhs], [KEPT if c == 'O' else REDUCED for c in rhs]
-  )
+  inputs = [i for i, c in enumerate(rhs) if c != 'O']
+  weight = kernel([kernel_size[c] for c in rhs], *inputs)
   options = {
     'window_strides': [src.choice([1, 2]) for _ in window],
     'padding': [(3, 3)] * n,
@@ -169,7 +159,11 @@ def conv(b: Builder, x) -> Sub:
     x = jnp.reshape(x, shape)
     return lax.conv_general_dilated(x, w[name], **options)
 
-  return b.sub(x, {name: weight}, apply, f'conv{n}d')
+  return b.sub(x, {name: weight}, apply, 'conv')
+
+
+def _divisors(n: int) -> list[int]:
+  return [d for d in range(1, n + 1) if n % d == 0]
 
 
 def conv_transpose(b: Builder, x) -> Sub:
@@ -177,8 +171,7 @@ def conv_transpose(b: Builder, x) -> Sub:
   shape = _with_rank(x.shape, 3)
   flip = src.chance(50)
   sizes = [2, b.size(), shape[2]] if flip else [2, shape[2], b.size()]
-  roles = [REDUCED, KEPT, REDUCED] if flip else [REDUCED, REDUCED, KEPT]
-  weight = kernel(sizes, roles)
+  weight = kernel(sizes, 0, 2 if flip else 1)
   name = b.name()
 
   def apply(w, x):
@@ -208,7 +201,7 @@ def ragged_dot(b: Builder, x) -> Sub | None:
     return None  # JAX has no rule for most of its batches.
   rows, features = _with_rank(x.shape, 2)
   groups = b.size()
-  weight = kernel((groups, features, b.size()), (KEPT, REDUCED, KEPT))
+  weight = kernel((groups, features, b.size()), 1)
   sizes = np.zeros(groups, np.int32)
   sizes[0] = rows
   name = b.name()
@@ -266,8 +259,7 @@ def lookup(b: Builder, x) -> Sub:
   axis = src.integer(0, 1)
   tied = src.chance(40)
   shape = (rows, features) if axis == 0 else (features, rows)
-  roles = (KEPT, REDUCED) if axis == 0 else (REDUCED, KEPT)
-  weight = kernel(shape, roles) if tied else Weight(shape)
+  weight = kernel(shape, 1 - axis) if tied else Weight(shape)
   name = b.name()
 
   def apply(w, x):
@@ -278,7 +270,7 @@ def lookup(b: Builder, x) -> Sub:
       return found
     return found @ (table.T if axis == 0 else table)
 
-  return b.sub(x, {name: weight}, apply, 'tied_lookup' if tied else 'lookup')
+  return b.sub(x, {name: weight}, apply, 'lookup')
 
 
 def attention(b: Builder, x) -> Sub:
@@ -287,8 +279,8 @@ def attention(b: Builder, x) -> Sub:
   length, features = _with_rank(x.shape, 2)
   heads, width = b.size(), b.size()
   q, k, v, o, seed = (b.name() for _ in range(5))
-  project = kernel((features, heads, width), (REDUCED, KEPT, KEPT))
-  join = kernel((heads, width, features), (REDUCED, REDUCED, KEPT))
+  project = kernel((features, heads, width), 0)
+  join = kernel((heads, width, features), 0, 1)
   # A learned query: no data reach it, it plays the activation.
   learned = src.chance(30)
   weights = {q: project, k: project, v: project, o: join}
@@ -309,8 +301,7 @@ def attention(b: Builder, x) -> Sub:
     mixed = jnp.einsum('bhts,bshd->bthd', scores, values)
     return jnp.einsum('bthd,hdf->btf', mixed, w[o])
 
-  piece = 'learned_query' if learned else 'attention'
-  return b.sub(x, weights, apply, piece)
+  return b.sub(x, weights, apply, 'attention')
 
 
 def recurrent(b: Builder, x) -> Sub:
@@ -322,8 +313,8 @@ def recurrent(b: Builder, x) -> Sub:
   wx, wh, bias_name = b.name(), b.name(), b.name()
   unroll = src.chance(30)
   weights = {
-    wx: kernel((features, gates * hidden), (REDUCED, KEPT)),
-    wh: kernel((hidden, gates * hidden), (REDUCED, KEPT)),
+    wx: kernel((features, gates * hidden), 0),
+    wh: kernel((hidden, gates * hidden), 0),
     bias_name: Weight((gates * hidden,)),
   }
 
@@ -352,29 +343,7 @@ def token_lookup(b: Builder, shape: Shape) -> Sub:
   tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
   name = b.name()
   table = Weight((b.size(), b.size()))
-  return b.sub(tokens, {name: table}, lambda w, i: w[name][i], 'tokens')
-
-
-def patches(b: Builder, x) -> Sub:
-  """A convolution as a product with patches."""
-  src = b.source
-  shape = _with_rank(x.shape, 3)
-  window = src.integer(1, 3)
-  size = shape[2] * window
-  weight = kernel((size, b.size()), (REDUCED, KEPT))
-  name = b.name()
-
-  def apply(w, x):
-    cut = lax.conv_general_dilated_patches(
-      jnp.reshape(x, shape),
-      (window,),
-      (1,),
-      'SAME',
-      dimension_numbers=('NHC', 'HIO', 'NHC'),
-    )
-    return cut @ w[name]
-
-  return b.sub(x, {name: weight}, apply, 'patches')
+  return b.sub(tokens, {name: table}, lambda w, i: w[name][i], 'token_lookup')
 
 
 def latents(b: Builder, x) -> Sub:
@@ -386,10 +355,10 @@ def latents(b: Builder, x) -> Sub:
   deep = src.chance(50)
   weights = {
     seed: Weight((count, width)),
-    first: kernel((width, features), (REDUCED, KEPT)),
+    first: kernel((width, features), 0),
   }
   if deep:
-    weights[second] = kernel((features, features), (REDUCED, KEPT))
+    weights[second] = kernel((features, features), 0)
 
   def apply(w, x):
     x = jnp.reshape(x, (length, features))
@@ -403,113 +372,33 @@ def latents(b: Builder, x) -> Sub:
   return b.sub(x, weights, apply, 'latents')
 
 
-def scaled_product(b: Builder, x) -> Sub:
-  """Data times a kernel, times a scale that has no outputs, then the sum."""
-  src = b.source
-  w, scale = b.name(), b.name()
-  features, outputs = x.shape[-1], b.size()
-  forms: dict[str, Callable[..., Any]] = {
-    'einsum': lambda x, w, s: jnp.einsum('...i,i,io->...o', x, s, w),
-    'last': lambda x, w, s: jnp.einsum('...io,i->...o', x[..., None] * w, s),
-    'sum': lambda x, w, s: jnp.sum(x[..., None] * w * s[:, None], -2),
-    'first': lambda x, w, s: (x * s) @ w,
-  }
-  # Stacked apart, either of the two has outputs: then the order decides.
-  form = 'first' if b.mapping else src.choice(list(forms))
-  # If the kernel is stored as its rows, the scale contracts products with them.
-  weights = {
-    w: kernel((features, outputs), (REDUCED, KEPT)),
-    scale: Weight((features,), contested=form != 'first'),
-  }
-
-  def apply(p, x):
-    return forms[form](x, p[w], p[scale])
-
-  return b.sub(x, weights, apply, 'scaled_product')
-
-
-def hypernetwork(b: Builder, x) -> Sub:
-  """A kernel made from a learned code: its makers form no inner product."""
-  src = b.source
-  code, first, offset, second = (b.name() for _ in range(4))
-  width, hidden = b.size(), b.size()
-  features, outputs = x.shape[-1], b.size()
-  flat = src.chance(50)
-  last = (features * outputs,) if flat else (features, outputs)
-  weights = {
-    code: Weight((width,), fed=True),
-    first: Weight((width, hidden)),
-    offset: Weight((hidden,)),
-    second: Weight((hidden, *last)),
-  }
-
-  def apply(w, x):
-    h = jnp.tanh(w[code] @ w[first] + w[offset])
-    made = jnp.tensordot(h, w[second], 1)
-    return x @ jnp.reshape(made, (features, outputs))
-
-  return b.sub(x, weights, apply, 'hypernetwork')
-
-
-def queries(b: Builder, x) -> Sub | None:
-  """A layer on learned queries that are not broadcast, and meet the data.
-
-  A bias, or the queries going around the layer, tells it from a factor. It may
-  be declined, and must not be read as one.
-  """
-  src = b.source
-  if b.mapping:
-    return None  # Stacked apart from their bias, the queries may be broadcast.
-  length, features = _with_rank(x.shape, 2)
-  seed, layer, offset = b.name(), b.name(), b.name()
-  around = src.chance(40)
-  count, width = b.size(), features if around else b.size()
-  weights = {
-    seed: Weight((count, width), contested=around, fed=True),
-    layer: Weight((width, features)),
-  }
-  if not around:
-    weights[offset] = Weight((1, features))
-
-  def apply(w, x):
-    z = w[seed] @ w[layer]
-    z = z + (w[seed] if around else w[offset])
-    return jax.nn.softmax(z @ jnp.reshape(x, (length, features)).T)
-
-  return b.sub(x, weights, apply, 'queries')
-
-
 def activation(b: Builder, x) -> Sub:
   """No weights; a sum comes after a nonlinearity, lest it be a contraction."""
   src = b.source
   axis = src.integer(0, x.ndim - 1)
   perm = src.permutation(range(x.ndim))
-  forms: list[tuple[str, Callable[[Any], Any]]] = [
-    ('tanh', jnp.tanh),
-    ('transpose', lambda x: jnp.transpose(x, perm)),
-    ('flatten', lambda x: jnp.reshape(x, -1)),
-    ('rev', lambda x: jnp.flip(x, axis)),
-    ('softmax', lambda x: jax.nn.softmax(x, axis)),
-    ('double', lambda x: jnp.concatenate([x, -x], axis)),
-    ('gelu', jax.nn.gelu),
-    ('cumsum', lambda x: jnp.cumsum(jnp.tanh(x), axis)),
-    ('pad', lambda x: jnp.pad(x, [(1, 0)] * x.ndim)),
-    (
-      'half',
-      lambda x: lax.slice_in_dim(x, 0, (x.shape[axis] + 1) // 2, 1, axis),
-    ),
-    ('dropout', _dropout),
-    ('square', lambda x: jnp.tanh(x) * x),
-    ('sort', lambda x: jnp.sort(x, axis)),
+  forms: list[Callable[[Any], Any]] = [
+    jnp.tanh,
+    lambda x: jnp.transpose(x, perm),
+    lambda x: jnp.reshape(x, -1),
+    lambda x: jnp.flip(x, axis),
+    lambda x: jax.nn.softmax(x, axis),
+    lambda x: jnp.concatenate([x, -x], axis),
+    lambda x: jnp.cumsum(jnp.tanh(x), axis),
+    lambda x: jnp.pad(x, [(1, 0)] * x.ndim),
+    lambda x: lax.slice_in_dim(x, 0, (x.shape[axis] + 1) // 2, 1, axis),
+    lambda x: jnp.tanh(x) * x,
+    lambda x: jnp.sort(x, axis),
+    _dropout,
   ]
   if x.ndim > 1:
     forms += [
-      ('pool', lambda x: jnp.mean(jnp.tanh(x), axis)),
-      ('max', lambda x: jnp.max(x, axis)),
-      ('gram', lambda x: jnp.tanh(x) @ jnp.swapaxes(x, -1, -2)),
+      lambda x: jnp.mean(jnp.tanh(x), axis),
+      lambda x: jnp.max(x, axis),
+      lambda x: jnp.tanh(x) @ jnp.swapaxes(x, -1, -2),
     ]
-  piece, fn = src.choice(forms)
-  return b.sub(x, {}, lambda w, x: fn(x), piece)
+  fn = src.choice(forms)
+  return b.sub(x, {}, lambda w, x: fn(x), 'activation')
 
 
 def _dropout(x):
@@ -517,11 +406,10 @@ def _dropout(x):
   return jnp.where(keep, x / 0.9, 0.0)
 
 
-LAYERS = (
-  [einsum] * 6
-  + [conv] * 2
-  + [activation] * 2
-  + [bias, scale, norm, lookup, attention, recurrent, ragged_dot]
-  + [conv_transpose, patches, latents, scaled_product, hypernetwork, queries]
-)
-ONCE_LAYERS = [einsum] * 4 + [activation, bias, scale, norm]
+LAYERS = [
+  *[einsum] * 6,
+  *[conv, activation] * 2,
+  *[bias, scale, norm, lookup, attention, recurrent, ragged_dot],
+  *[conv_transpose, latents],
+]
+ONCE_LAYERS = [*[einsum] * 4, activation, bias, scale, norm]

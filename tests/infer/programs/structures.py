@@ -6,14 +6,14 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from tests.infer.programs.builder import Builder, Sub, block, only
+from tests.infer.programs.builder import Builder, Sub, only
 
 
 def nested_call(b: Builder, x, depth: int) -> Sub:
   """jit, remat, custom rules and names around a sub-program."""
   src = b.source
-  inner = block(b, x, depth)
-  kinds = ['jit', 'remat', 'named_scope', 'barrier']
+  inner = b.block(x, depth)
+  kinds = ['jit', 'remat']
   if inner.forward:
     kinds += ['custom_jvp', 'jvp']
   if inner.reverse:
@@ -28,7 +28,7 @@ def nested_call(b: Builder, x, depth: int) -> Sub:
     return wrap(inner.apply)(w, x)
 
   flags = {'forward': False} if kind == 'custom_vjp' else {}
-  return b.around(x, inner, inner.weights, apply, kind, **flags)
+  return b.around(x, inner, inner.weights, apply, 'nested_call', kind, **flags)
 
 
 def _custom_jvp(fn):
@@ -41,23 +41,6 @@ def _custom_vjp(fn):
   wrapped = jax.custom_vjp(fn)
   wrapped.defvjp(lambda *args: jax.vjp(fn, *args), lambda vjp, g: vjp(g))
   return wrapped
-
-
-def _named_scope(fn):
-  def scoped(*args):
-    # A name that lies about its contents.
-    with jax.named_scope('embedding'):
-      return fn(*args)
-
-  return scoped
-
-
-def _barrier(fn):
-  def called(w, x):
-    w = {name: lax.optimization_barrier(leaf) for name, leaf in w.items()}
-    return fn(w, x)
-
-  return called
 
 
 def _directional(fn):
@@ -73,8 +56,6 @@ def _directional(fn):
 CALLS = {
   'jit': jax.jit,
   'remat': jax.checkpoint,
-  'named_scope': _named_scope,
-  'barrier': _barrier,
   'custom_jvp': _custom_jvp,
   'custom_vjp': _custom_vjp,
   'jvp': _directional,
@@ -105,7 +86,7 @@ def mapped_data(b: Builder, x, depth: int) -> Sub | None:
     step = lambda w, x: (w, inner.apply(w, x))  # noqa: E731
     return lax.scan(step, w, x)[1]
 
-  return b.around(x, inner, inner.weights, mapped, kind)
+  return b.around(x, inner, inner.weights, mapped, 'mapped_data', kind)
 
 
 def _centred(y):
@@ -121,7 +102,7 @@ def stacked(b: Builder, x, depth: int) -> Sub | None:
   """A loop over stacked weights: the stack's axis is anywhere."""
   src = b.source
   fit = src.chance(60)
-  inner = b.fitted(x, depth) if fit else block(b, x, depth)
+  inner = b.fitted(x, depth) if fit else b.block(x, depth)
   if not inner.weights:
     return None
   length = b.size()
@@ -169,7 +150,7 @@ def stacked(b: Builder, x, depth: int) -> Sub | None:
       ys = () if chain else jnp.stack(outs)
     return h if chain else ys
 
-  return b.around(x, inner, weights, apply, f'stacked_{kind}')
+  return b.around(x, inner, weights, apply, 'stacked', kind)
 
 
 def _unstacked(w, places, i: int):
@@ -185,7 +166,9 @@ def _places(b: Builder, inner: Sub) -> dict[str, int | None]:
   """For each weight the position of its stack's axis; None: it is shared."""
   src = b.source
   places: dict[str, int | None] = {
-    name: None if src.chance(20) and not b.once else src.integer(0, weight.rank)
+    name: None
+    if src.chance(20) and not b.once
+    else src.integer(0, len(weight.shape))
     for name, weight in inner.weights.items()
   }
   if all(place is None for place in places.values()):
@@ -214,8 +197,7 @@ def mapped_weights(b: Builder, x, depth: int) -> Sub | None:
   def apply(w, x):
     return jax.vmap(inner.apply, (places, axis), position)(w, x)
 
-  piece = 'vmap_both' if both else 'vmap_weights'
-  return b.around(x, inner, weights, apply, piece)
+  return b.around(x, inner, weights, apply, 'mapped_weights')
 
 
 def looped(b: Builder, x, depth: int) -> Sub:
@@ -242,7 +224,9 @@ def looped(b: Builder, x, depth: int) -> Sub:
     return lax.while_loop(lambda c: more(c[1]), lambda c: body(*c), (w, x))[1]
 
   reverse = inner.reverse and not kind.startswith('while')
-  return b.around(x, inner, inner.weights, apply, kind, reverse=reverse)
+  return b.around(
+    x, inner, inner.weights, apply, 'looped', kind, reverse=reverse
+  )
 
 
 def _decayed(leaf):
@@ -252,7 +236,7 @@ def _decayed(leaf):
 def branched(b: Builder, x, depth: int) -> Sub:
   """cond or switch on the data; the branches use the weights alike, or not."""
   src = b.source
-  inner = block(b, x, depth)
+  inner = b.block(x, depth)
   operands = src.chance(50)
   others = [
     lambda w, x: jnp.zeros(inner.out.shape, inner.out.dtype),
@@ -271,7 +255,7 @@ def branched(b: Builder, x, depth: int) -> Sub:
       return lax.cond(jnp.sum(jnp.tanh(x)) > 0, *closed, x)
     return lax.switch(index, closed, x)
 
-  return b.around(x, inner, inner.weights, apply, 'branch')
+  return b.around(x, inner, inner.weights, apply, 'branched')
 
 
 def residual(b: Builder, x, depth: int) -> Sub:
@@ -282,7 +266,7 @@ def residual(b: Builder, x, depth: int) -> Sub:
 
 def parallel(b: Builder, x, depth: int) -> Sub:
   """Two sub-programs of one input, their outputs flattened and joined."""
-  one, two = block(b, x, depth), block(b, x, depth)
+  one, two = b.block(x, depth), b.block(x, depth)
 
   def apply(w, x):
     ys = one.apply(only(w, one), x), two.apply(only(w, two), x)
@@ -292,7 +276,7 @@ def parallel(b: Builder, x, depth: int) -> Sub:
     x,
     one.weights | two.weights,
     apply,
-    *('parallel[', *one.pieces, '|', *two.pieces, ']'),
+    *('parallel', '[', *one.pieces, '|', *two.pieces, ']'),
     reverse=one.reverse and two.reverse,
     forward=one.forward and two.forward,
   )
@@ -300,7 +284,7 @@ def parallel(b: Builder, x, depth: int) -> Sub:
 
 def inner_gradient(b: Builder, x, depth: int) -> Sub | None:
   """The value and the gradient with respect to the data."""
-  inner = block(b, x, depth)
+  inner = b.block(x, depth)
   if not inner.reverse:
     return None
 
@@ -312,7 +296,7 @@ def inner_gradient(b: Builder, x, depth: int) -> Sub | None:
     return grad * value
 
   # Gradients of gradients too: a gradient penalty.
-  return b.around(x, inner, inner.weights, apply, 'grad')
+  return b.around(x, inner, inner.weights, apply, 'inner_gradient')
 
 
 STRUCTURES = [
