@@ -17,7 +17,13 @@ OPTIMIZERS = {
   'sgdw': functools.partial(optax_gc.optimizers.sgdw, momentum=0.9),
   'adam': optax_gc.optimizers.adam,
   'adamw': optax_gc.optimizers.adamw,
-  'adagrad': optax_gc.optimizers.adagrad,
+  # As the authors' and PyTorch's, not Optax's.
+  'adagrad': functools.partial(
+    optax_gc.optimizers.adagrad,
+    initial_accumulator_value=0.0,
+    eps=0.0,
+    eps_outside=1e-10,
+  ),
 }
 
 

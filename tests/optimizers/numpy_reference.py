@@ -89,7 +89,8 @@ def adagrad(
   C,
   lr,
   initial_accumulator_value=0.0,
-  eps=1e-10,
+  eps=0.0,
+  eps_outside=1e-10,
   weight_decay=0.0,
   where='gradient',
   lr_decay=0.0,
@@ -102,7 +103,7 @@ def adagrad(
     if where == 'gradient':
       h = C(h)
     sums = sums + h**2
-    q = h / (np.sqrt(sums) + eps)
+    q = h / (np.sqrt(sums + eps) + eps_outside)
     rate = lr / (1 + (t - 1) * lr_decay)
     return w - rate * (C(q) if where == 'update' else q)
 

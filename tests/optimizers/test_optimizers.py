@@ -82,7 +82,11 @@ FORMULAS = {
   ),
   'adagrad': (
     reference.adagrad,
-    {'initial_accumulator_value': 0.1, 'weight_decay': 0.1},
+    {'initial_accumulator_value': 0.1, 'eps': 1e-3, 'weight_decay': 0.1},
+  ),
+  'adagrad outside': (
+    reference.adagrad,
+    {'initial_accumulator_value': 0.0, 'eps': 0.0, 'eps_outside': 1e-3},
   ),
   'radam': (reference.radam, {'weight_decay': 0.1}),
   'ranger': (
@@ -172,7 +176,9 @@ def test_formula(name, where):
     )
     for t, p in enumerate(got, 1):
       w = step(t, w, np.cos(t * a + w) + b)
-      np.testing.assert_allclose(p['kernel'], w, rtol=0, atol=1e-12)
+      # XLA for CPU rounds `rsqrt`, which is Optax's, less exactly than `sqrt`.
+      atol = 1e-10 if name == 'adagrad' else 1e-12
+      np.testing.assert_allclose(p['kernel'], w, rtol=0, atol=atol)
 
 
 def layer():
@@ -182,28 +188,6 @@ def layer():
 
 def wiggle(t, params):
   return jax.tree.map(lambda p: jnp.cos(t + 3 * p) + 1, params)
-
-
-@pytest.mark.parametrize(
-  ('ours', 'theirs'),
-  [
-    (optax_gc.optimizers.sgd(0.1), optax.sgd(0.1)),
-    (
-      optax_gc.optimizers.sgd(0.1, 0.9, nesterov=True),
-      optax.sgd(0.1, 0.9, nesterov=True),
-    ),
-    (optax_gc.optimizers.adam(0.1), optax.adam(0.1)),
-    (optax_gc.optimizers.adamw(0.1), optax.adamw(0.1)),
-    (optax_gc.optimizers.radam(0.1), optax.radam(0.1)),
-    (optax_gc.optimizers.lion(0.1), optax.lion(0.1)),
-  ],
-  ids=['sgd', 'nesterov', 'adam', 'adamw', 'radam', 'lion'],
-)
-def test_names_and_defaults_are_optax_s(ours, theirs):
-  chained = optax.chain(optax_gc.gradient_centralization(), theirs)
-  want = run(chained, layer(), wiggle, 8)[-1]
-  got = run(ours, layer(), wiggle, 8)[-1]
-  chex.assert_trees_all_close(got, want, rtol=1e-6, atol=1e-6)
 
 
 def test_ranger_moves_like_optax_lookahead():

@@ -18,7 +18,6 @@ import optax
 import pytest
 
 import optax_gc
-from optax_gc.optimizers._all import lookahead
 from tests.compat import enable_x64
 from tests.optimizers import numpy_reference as reference
 
@@ -128,7 +127,8 @@ def ours(case, h, layout):
     return optax_gc.optimizers.adagrad(
       lambda t: rate / (1 + t * decay),
       h['initial_accumulator_value'],
-      h['eps'],
+      eps=0.0,
+      eps_outside=h['eps'],
       **common,
     )
   if name == 'Adam' and not h['amsgrad']:
@@ -237,7 +237,7 @@ def authors_radam(case, layout):
     )
   tx = optax.chain(*parts, optax.scale(-lr))
   if case['official_class'] == 'Ranger':
-    tx = lookahead(tx, h['k'], h['alpha'])
+    tx = optax_gc.optimizers.lookahead(tx, h['k'], h['alpha'])
   return tx
 
 
@@ -276,7 +276,7 @@ def leaking_radam(b1, b2, eps, rate, gc, where, factors):
 def authors_lookahead(case, layout):
   """The authors' Lookahead is ours, begun one step before the slow weights."""
   h = case['hyper']
-  tx = lookahead(
+  tx = optax_gc.optimizers.lookahead(
     ours(case, h['base'], layout), h['lookahead']['k'], h['lookahead']['alpha']
   )
 
@@ -403,8 +403,8 @@ def reference_step(case, param):
       C,
       h['lr'],
       h['initial_accumulator_value'],
-      h['eps'],
-      rate,
+      eps_outside=h['eps'],
+      weight_decay=rate,
       lr_decay=h['lr_decay'],
     )
   elif name.startswith('Adam'):

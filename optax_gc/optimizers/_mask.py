@@ -1,0 +1,59 @@
+"""Which leaves are decayed."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from optax_gc._conventions.resolve import weight_axes_resolver
+from optax_gc._partition import resolve_parts
+
+
+def decay_mask(mask: Any, weight_axes: Any, partition_specs: Any) -> Any:
+  """What `optax.masked` takes, with errors that say what is wrong."""
+  if mask is None:
+    return None
+  if isinstance(mask, str) and mask == 'weights':
+    return _weights_of(weight_axes, partition_specs)
+  return functools.partial(_checked_mask, mask)
+
+
+def _weights_of(weight_axes: Any, partition_specs: Any) -> Callable[[Any], Any]:
+  resolve = weight_axes_resolver(weight_axes)
+
+  def mask(tree: Any) -> Any:
+    parts = resolve_parts(resolve, partition_specs, tree, reduces=False)
+    flags = [bool(part.axes) for part in parts]
+    return jax.tree.unflatten(jax.tree.structure(tree), flags)
+
+  return mask
+
+
+def _checked_mask(mask: Any, tree: Any) -> Any:
+  """The mask of a tree."""
+  # An Equinox module of booleans can be called, but is not a callable mask.
+  is_function = callable(mask) and all(map(callable, jax.tree.leaves(mask)))
+  flags = mask(tree) if is_function else mask
+  for flag in jax.tree.leaves(flags):
+    if getattr(flag, 'dtype', np.asarray(flag).dtype) != np.bool_:
+      raise TypeError(
+        f'The mask of the weight decay holds {flag!r}; give True for what is '
+        "decayed and False for what is not, or mask='weights'."
+      )
+  try:
+    jax.tree.map(lambda flag, subtree: None, flags, tree)
+  except ValueError as error:
+    raise ValueError(
+      'The mask of the weight decay does not match the params: give a tree of '
+      f'booleans like them or a prefix of them. {error}'
+    ) from error
+  if jax.tree_util.all_leaves([flags]) > jax.tree_util.all_leaves([tree]):
+    raise ValueError(
+      f'The mask of the weight decay is a single {flags} for all the params. '
+      'Leave it out to decay all, or give weight_decay=0.0 to decay none. In '
+      "optax.inject_hyperparams list 'mask' in static_args: otherwise a "
+      'callable mask is taken for a schedule and called with the step count.'
+    )
+  return flags
