@@ -13,7 +13,6 @@ import pytest
 
 import optax_gc
 from optax_gc import _rank_check
-from tests.infer import programs
 
 
 class Model(NamedTuple):
@@ -445,28 +444,3 @@ def test_positions_that_are_none(positions):
 def test_a_derivative_that_is_not_finite():
   with pytest.raises(ValueError, match='not finite'):
     _one(lambda p, x: x @ jnp.sqrt(p['w'] * 0), (6, 5), 0)
-
-
-@pytest.mark.parametrize('seed', [0, 1, 2, 4])
-def test_axes_of_random_programs_pass(seed):
-  """The two oracles agree: axes by construction, and by rank.
-
-  In these programs every weight vector is applied once.
-  """
-  program = programs.from_seed(seed, once=True)
-  random = np.random.default_rng(seed)
-
-  def value(leaf):
-    noise = 0.6 * random.standard_normal(leaf.shape)
-    return jnp.asarray(noise, leaf.dtype)
-
-  checks = optax_gc.check_weight_axes(
-    program.fn,
-    jax.tree.map(value, program.params),
-    *map(value, program.inputs),
-    weight_axes={
-      name: optax_gc.WeightAxes(axes or ())
-      for name, axes in program.truth.items()
-    },
-  )
-  assert not [c for c in checks if c.verdict == _rank_check.REFUTED]

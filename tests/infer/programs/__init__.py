@@ -22,9 +22,9 @@ import jax.numpy as jnp
 from tests.infer.programs.builder import Builder, Source, chain, plain
 from tests.infer.programs.builder import Weight as Weight
 from tests.infer.programs.builder import kernel as kernel
-from tests.infer.programs.layers import LAYERS, ONCE_LAYERS, token_lookup
-from tests.infer.programs.stores import ONCE_STORES, STORES
-from tests.infer.programs.structures import ONCE_STRUCTURES, STRUCTURES
+from tests.infer.programs.layers import LAYERS, token_lookup
+from tests.infer.programs.stores import STORES
+from tests.infer.programs.structures import STRUCTURES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,18 +61,12 @@ PIECES = frozenset(
 _NAMES = ('kernel', 'bias', 'embedding', 'scale', 'weight', 'query', 'out')
 
 
-def build(source: Source, once: bool = False) -> Program:
+def build(source: Source) -> Program:
   """One program."""
-  pieces = LAYERS, STRUCTURES, STORES
-  b = Builder(
-    source,
-    *((ONCE_LAYERS, ONCE_STRUCTURES, ONCE_STORES) if once else pieces),
-    once,
-  )
+  b = Builder(source, LAYERS, STRUCTURES, STORES)
   shape = tuple(b.size() for _ in range(source.integer(1, 3)))
   x = jax.ShapeDtypeStruct(shape, jnp.float32)
-  tokens = not once and source.chance(15)
-  first = token_lookup(b, shape) if tokens else None
+  first = token_lookup(b, shape) if source.chance(15) else None
   sub = b.block(first.out if first else x, depth=source.integer(0, 2))
   if first:
     x, sub = jax.ShapeDtypeStruct(shape, jnp.int32), chain(first, sub)
@@ -89,8 +83,8 @@ def build(source: Source, once: bool = False) -> Program:
     return sub.apply({name: params[names[name]] for name in sub.weights}, x)
 
   forms = ['forward', 'forward', 'loss', 'gradient']
-  form = 'forward' if once else source.choice(forms)
-  if form == 'gradient' and not sub.reverse:
+  form = source.choice(forms)
+  if form == 'gradient' and not sub.smooth:
     form = 'loss'
   return Program(
     _FORMS[form](forward),
@@ -112,9 +106,9 @@ _FORMS = {
 }
 
 
-def from_seed(seed: int, once: bool = False) -> Program:
+def from_seed(seed: int) -> Program:
   """The program of a seed."""
-  return build(Source(random.Random(seed).randint), once)
+  return build(Source(random.Random(seed).randint))
 
 
 @st.composite

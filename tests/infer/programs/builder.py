@@ -100,31 +100,23 @@ class Sub(NamedTuple):
     apply: The function.
     out: Shape and dtype of y.
     pieces: What it was composed from, for reports.
-    reverse: Whether it can be differentiated in reverse mode.
-    forward: Whether it can be differentiated in forward mode.
+    smooth: Whether it can be differentiated in reverse mode.
   """
 
   weights: dict[str, Weight]
   apply: Callable[[dict[str, Any], Any], Any]
   out: jax.ShapeDtypeStruct
   pieces: tuple[str, ...] = ()
-  reverse: bool = True
-  forward: bool = True
+  smooth: bool = True
 
 
 class Builder:
-  """Makes names, sizes and sub-programs.
+  """Makes names, sizes and sub-programs."""
 
-  With ``once``, every weight vector meets the data at one position only, so
-  that the bound of the rank certificate is 1.
-  """
-
-  def __init__(self, source, layers, structures, stores, once=False):
+  def __init__(self, source, layers, structures, stores):
     self.source = source
     self.layers, self.structures, self.stores = layers, structures, stores
-    self.once = once
     self.count = 0
-    self.mapping = 0
     # Axis sizes carry no meaning: in half of the programs all are equal.
     self.equal = source.chance(50)
 
@@ -158,13 +150,6 @@ class Builder:
     name = self.source.choice(list(sub.weights))
     return self.source.choice(self.stores)(self, sub, name) or sub
 
-  def mapped(self, x, depth: int) -> Sub:
-    """A block inside of vmap."""
-    self.mapping += 1
-    inner = self.block(x, depth)
-    self.mapping -= 1
-    return inner
-
   def fitted(self, x, depth: int) -> Sub:
     """A block that returns the shape it takes."""
     sub = self.block(x, depth)
@@ -176,16 +161,16 @@ class Builder:
 
     return sub._replace(apply=apply, out=x)
 
-  def sub(self, x, weights, apply, *pieces, reverse=True, forward=True) -> Sub:
+  def sub(self, x, weights, apply, *pieces, smooth=True) -> Sub:
     structs = {name: weight.struct for name, weight in weights.items()}
     out = jax.eval_shape(apply, structs, x)
-    return Sub(weights, apply, out, pieces, reverse, forward)
+    return Sub(weights, apply, out, pieces, smooth)
 
-  def around(self, x, inner, weights, apply, *pieces, **flags) -> Sub:
+  def around(self, x, inner, weights, apply, piece, smooth=None) -> Sub:
     """A sub-program that holds another."""
-    flags = {'reverse': inner.reverse, 'forward': inner.forward} | flags
-    pieces = (*pieces, '[', *inner.pieces, ']')
-    return self.sub(x, weights, apply, *pieces, **flags)
+    pieces = (piece, '[', *inner.pieces, ']')
+    smooth = inner.smooth if smooth is None else smooth
+    return self.sub(x, weights, apply, *pieces, smooth=smooth)
 
 
 def chain(one: Sub, two: Sub) -> Sub:
@@ -198,8 +183,7 @@ def chain(one: Sub, two: Sub) -> Sub:
     apply,
     two.out,
     one.pieces + two.pieces,
-    one.reverse and two.reverse,
-    one.forward and two.forward,
+    one.smooth and two.smooth,
   )
 
 

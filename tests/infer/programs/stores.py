@@ -177,6 +177,7 @@ def fused(b: Builder, sub: Sub, name: str) -> Sub | None:
     for axis, size in enumerate(weight.shape)
     if other != name
     and (mate.axes, mate.dtype) == (weight.axes, weight.dtype)
+    and len(mate.shape) == len(weight.shape)
     and weight.truth
     and mate.truth
     and axis not in weight.axes
@@ -226,5 +227,3 @@ STORES = [
   *[fused, shared] * 2,
   *[cast, summed, gained, low_rank],
 ]
-# Norms over several vectors make them depend on one another.
-ONCE_STORES = [transposed, reshaped, cast, summed, fused]
