@@ -1,12 +1,15 @@
 """Settings and fixtures that all tests share."""
 
 import os
+import pathlib
 
 import hypothesis
 import jax
 import pytest
 
 from tests import compat
+
+HERE = pathlib.Path(__file__).parent
 
 # Compiling is most of the tests' time; JAX reads this when it first compiles.
 # `XLA_FLAGS= pytest` compiles as users do.
@@ -26,6 +29,28 @@ hypothesis.settings.register_profile(
   'nightly', deadline=None, max_examples=2000
 )
 hypothesis.settings.load_profile('ci')
+
+
+# Folders that are a tier, with the marker of all that is in them. Files of
+# other folders carry theirs themselves.
+TIERS = {'benchmarks': 'examples', 'examples': 'examples'}
+
+
+def _tier(path):
+  parts = path.relative_to(HERE).parts if path.is_relative_to(HERE) else ()
+  return TIERS.get(parts[0]) if parts else None
+
+
+def pytest_ignore_collect(collection_path, config):
+  """A tier that is left out is not imported: its packages may be absent."""
+  tier = _tier(collection_path)
+  return True if tier and f'not {tier}' in config.option.markexpr else None
+
+
+def pytest_itemcollected(item):
+  tier = _tier(item.path)
+  if tier:
+    item.add_marker(tier)
 
 
 def _surroundings():
