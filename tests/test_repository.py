@@ -1,0 +1,55 @@
+"""The repository's own promises: workflows, pins, sizes."""
+
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / '.github/workflows').glob('*.yml'))
+MOST = 2.7  # Lines of tests for a line of the package.
+TEXTS = {path.name: path.read_text() for path in WORKFLOWS}
+
+
+@pytest.fixture(scope='module')
+def steps():
+  listed = subprocess.run(
+    [ROOT / '.ci/run', '--list'], capture_output=True, text=True, check=True
+  )
+  return set(listed.stdout.split())
+
+
+def run_steps(text):
+  """The steps of `.ci/run` that a workflow names, in `run:` or in a matrix."""
+  commands = re.findall(r'\brun: (.*)', text)
+  assert len(commands) == 1
+  (named,) = re.fullmatch(r'\.ci/run (.+)', commands[0]).groups()
+  if named == '${{ matrix.steps }}':
+    named = ' '.join(re.findall(r'\bsteps: ([a-z ]+)', text))
+  return set(named.split())
+
+
+@pytest.mark.parametrize('name', TEXTS)
+def test_workflows_run_steps_of_ci_and_nothing_else(name, steps):
+  assert run_steps(TEXTS[name]) <= steps
+
+
+def test_workflows_of_a_change_run_all_steps_of_ci(steps):
+  assert run_steps(TEXTS['tests.yml']) | run_steps(TEXTS['docs.yml']) == steps
+
+
+@pytest.mark.parametrize('name', TEXTS)
+def test_workflows_may_read_and_their_actions_are_pinned(name):
+  assert '\npermissions:\n  contents: read\n' in TEXTS[name]
+  for action in re.findall(r'\buses: (.*)', TEXTS[name]):
+    assert re.fullmatch(r'[\w/-]+@[0-9a-f]{40} # v[\d.]+', action)
+
+
+def lines(folder):
+  files = (ROOT / folder).rglob('*.py')
+  return sum(len(path.read_text().splitlines()) for path in files)
+
+
+def test_tests_do_not_outgrow_the_package():
+  assert lines('tests') <= MOST * lines('optax_gc')
