@@ -2,184 +2,143 @@
 
 Nothing is computed or allocated: the models are only traced. Each function
 returns a program `fn(params, *inputs)` with the shapes of its arguments, which
-is all that `optax_gc.infer_weight_axes` needs.
+is all that `optax_gc.infer_weight_axes` needs. A framework that is not
+installed is left out.
 
-  python examples/infer_axes.py            # all four
-  python examples/infer_axes.py nnx haiku  # some
+  python examples/infer_axes.py              # all four
+  python examples/infer_axes.py nnx equinox  # some
 """
 
 import argparse
 
-import equinox as eqx
-from flax import linen as nn
-from flax import nnx
-import haiku as hk
 import jax
 import jax.numpy as jnp
 
 import optax_gc
 
-
-class VisionTransformer(nnx.Module):
-  """Patches, a class token, positions, blocks and a head."""
-
-  def __init__(self, rngs, *, features=64, heads=4, layers=2, classes=10):
-    normal = nnx.initializers.normal(0.02)
-    self.patches = nnx.Conv(3, features, (4, 4), (4, 4), rngs=rngs)
-    self.token = nnx.Param(normal(rngs.params(), (1, 1, features)))
-    self.positions = nnx.Param(normal(rngs.params(), (1, 65, features)))
-    make = lambda: EncoderBlock(features, heads, rngs)  # noqa: E731
-    self.blocks = nnx.Dict({f'block_{i}': make() for i in range(layers)})
-    self.norm = nnx.LayerNorm(features, rngs=rngs)
-    self.head = nnx.Linear(features, classes, rngs=rngs)
-
-  def __call__(self, images):
-    x = self.patches(images)
-    x = x.reshape(x.shape[0], -1, x.shape[-1])
-    token = jnp.tile(self.token[...], (x.shape[0], 1, 1))
-    x = jnp.concatenate([token, x], axis=1) + self.positions[...]
-    for block in self.blocks.values():
-      x = block(x)
-    return self.head(self.norm(x[:, 0]))
+IMAGES = jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32)
+TOKENS = jax.ShapeDtypeStruct((8, 32), jnp.int32)
 
 
-class EncoderBlock(nnx.Module):
-  """Attention and an MLP, each after a norm."""
+def nnx():
+  """A vision transformer's entry: patches, positions, attention, a head."""
+  from flax import nnx
 
-  def __init__(self, features, heads, rngs):
-    self.norm_1 = nnx.LayerNorm(features, rngs=rngs)
-    self.attention = nnx.MultiHeadAttention(
-      heads, features, decode=False, rngs=rngs
-    )
-    self.norm_2 = nnx.LayerNorm(features, rngs=rngs)
-    self.up = nnx.Linear(features, 4 * features, rngs=rngs)
-    self.down = nnx.Linear(4 * features, features, rngs=rngs)
+  class VisionTransformer(nnx.Module):
+    def __init__(self, rngs):
+      self.patches = nnx.Conv(3, 64, (4, 4), (4, 4), rngs=rngs)
+      self.positions = nnx.Param(0.02 * rngs.params.normal((1, 64, 64)))
+      self.norm = nnx.LayerNorm(64, rngs=rngs)
+      self.attention = nnx.MultiHeadAttention(4, 64, decode=False, rngs=rngs)
+      self.head = nnx.Linear(64, 10, rngs=rngs)
 
-  def __call__(self, x):
-    x = x + self.attention(self.norm_1(x))
-    return x + self.down(nnx.gelu(self.up(self.norm_2(x))))
+    def __call__(self, images):
+      x = self.patches(images).reshape(len(images), -1, 64)
+      x = x + self.positions[...]
+      x = x + self.attention(self.norm(x))
+      return self.head(x.mean(1))
 
-
-def nnx_vision_transformer():
   model = nnx.eval_shape(lambda: VisionTransformer(nnx.Rngs(0)))
-  graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+  graphdef, params = nnx.split(model, nnx.Param)
 
-  def fn(params, rest, images):
-    return nnx.merge(graphdef, params, rest)(images)
+  def fn(params, images):
+    return nnx.merge(graphdef, params)(images)
 
-  return fn, params, (rest, jax.ShapeDtypeStruct((8, 32, 32, 3), 'float32'))
-
-
-class DecoderBlock(nn.Module):
-  """A block whose fused projection is split after the product."""
-
-  heads: int = 4
-
-  @nn.compact
-  def __call__(self, x, _):
-    features = x.shape[-1]
-    qkv = nn.Dense(3 * features, use_bias=False)(nn.RMSNorm()(x))
-    q, k, v = (
-      part.reshape(*x.shape[:-1], self.heads, -1)
-      for part in jnp.split(qkv, 3, axis=-1)
-    )
-    y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
-    x = x + nn.DenseGeneral(features, (-2, -1), use_bias=False)(y)
-    y = nn.silu(nn.Dense(4 * features)(nn.RMSNorm()(x)))
-    return x + nn.Dense(features)(y), None
+  return fn, params, (IMAGES,)
 
 
-class LanguageModel(nn.Module):
-  """A stack under `nn.scan` between two uses of one embedding."""
+def linen():
+  """A language model: blocks under a scan between two uses of one table."""
+  from flax import linen as nn
 
-  layers: int = 6
+  class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+      y = nn.Dense(3 * 64, use_bias=False)(nn.RMSNorm()(x))
+      q, k, v = jnp.split(y.reshape(*x.shape[:-1], 4, -1), 3, axis=-1)
+      y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+      x = x + nn.DenseGeneral(64, (-2, -1), use_bias=False)(y)
+      return x + nn.Dense(64)(nn.silu(nn.Dense(256)(nn.RMSNorm()(x)))), None
 
-  @nn.compact
-  def __call__(self, ids):
-    embed = nn.Embed(512, 64)
-    blocks = nn.scan(
-      nn.remat(DecoderBlock),
-      variable_axes={'params': 0},
-      split_rngs={'params': True},
-      length=self.layers,
-    )
-    x, _ = blocks(name='blocks')(embed(ids), None)
-    return embed.attend(nn.RMSNorm()(x))
+  class LanguageModel(nn.Module):
+    @nn.compact
+    def __call__(self, ids):
+      embed = nn.Embed(512, 64)
+      stack = nn.scan(
+        nn.remat(Block),
+        variable_axes={'params': 0},
+        split_rngs={'params': True},
+        length=6,
+      )
+      x, _ = stack(name='blocks')(embed(ids), None)
+      return embed.attend(nn.RMSNorm()(x))
+
+  model = LanguageModel()
+  params = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
+  return model.apply, params, (TOKENS,)
 
 
-def linen_stacked_transformer():
-  model, ids = LanguageModel(), jax.ShapeDtypeStruct((8, 32), 'int32')
-  params = jax.eval_shape(model.init, jax.random.key(0), ids)
-  return model.apply, params, (ids,)
+def haiku():
+  """A ResNet, whose batch norm needs a state."""
+  import haiku as hk
 
-
-def haiku_resnet():
   model = hk.transform_with_state(lambda x: hk.nets.ResNet18(10)(x, True))
-  images = jax.ShapeDtypeStruct((8, 64, 64, 3), 'float32')
-  params, state = jax.eval_shape(model.init, jax.random.key(0), images)
+  params, state = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
 
   def fn(params, state, images):
     return model.apply(params, state, None, images)
 
-  return fn, params, (state, images)
+  return fn, params, (state, IMAGES)
 
 
-class Separable(eqx.Module):
-  """A small conv net; in Equinox, outputs come first."""
+def equinox():
+  """A small conv net; in Equinox, outputs and channels come first."""
+  import equinox as eqx
 
-  stem: eqx.nn.Conv2d
-  depthwise: eqx.nn.Conv2d
-  pointwise: eqx.nn.Conv2d
-  up: eqx.nn.ConvTranspose2d
-  norm: eqx.nn.GroupNorm
-  head: eqx.nn.MLP
+  def make(key):
+    keys = jax.random.split(key, 4)
+    return eqx.nn.Sequential(
+      [
+        eqx.nn.Conv2d(3, 32, 3, stride=2, key=keys[0]),
+        eqx.nn.Conv2d(32, 32, 3, groups=32, key=keys[1]),
+        eqx.nn.ConvTranspose2d(32, 48, 2, stride=2, key=keys[2]),
+        eqx.nn.GroupNorm(8, 48),
+        eqx.nn.Lambda(lambda x: jax.nn.relu(x).mean((1, 2))),
+        eqx.nn.MLP(48, 10, 32, 1, key=keys[3]),
+      ]
+    )
 
-  def __init__(self, key):
-    keys = jax.random.split(key, 5)
-    self.stem = eqx.nn.Conv2d(3, 32, 3, stride=2, key=keys[0])
-    self.depthwise = eqx.nn.Conv2d(32, 32, 3, groups=32, key=keys[1])
-    self.pointwise = eqx.nn.Conv2d(32, 64, 1, key=keys[2])
-    self.up = eqx.nn.ConvTranspose2d(64, 48, 2, stride=2, key=keys[3])
-    self.norm = eqx.nn.GroupNorm(8, 48)
-    self.head = eqx.nn.MLP(48, 10, 32, 1, key=keys[4])
-
-  def __call__(self, image):
-    x = jax.nn.relu(self.stem(image))
-    x = jax.nn.relu(self.pointwise(self.depthwise(x)))
-    return self.head(self.norm(self.up(x)).mean((1, 2)))
-
-
-def equinox_conv_net():
-  model = eqx.filter_eval_shape(Separable, jax.random.key(0))
-  params, static = eqx.partition(
-    model, lambda x: isinstance(x, jax.ShapeDtypeStruct)
-  )
+  model = eqx.filter_eval_shape(make, jax.random.key(0))
+  is_shape = lambda x: isinstance(x, jax.ShapeDtypeStruct)  # noqa: E731
+  params, static = eqx.partition(model, is_shape)
 
   def fn(params, images):
     return jax.vmap(eqx.combine(params, static))(images)
 
-  return fn, params, (jax.ShapeDtypeStruct((8, 3, 32, 32), 'float32'),)
+  return fn, params, (jax.ShapeDtypeStruct((8, 3, 32, 32), jnp.float32),)
 
 
-MODELS = {
-  'nnx': nnx_vision_transformer,
-  'linen': linen_stacked_transformer,
-  'haiku': haiku_resnet,
-  'equinox': equinox_conv_net,
-}
+MODELS = {'nnx': nnx, 'linen': linen, 'haiku': haiku, 'equinox': equinox}
 
 
 def main(names=tuple(MODELS)):
   for name in names:
-    fn, params, inputs = MODELS[name]()
+    try:
+      fn, params, inputs = MODELS[name]()
+    except ModuleNotFoundError as error:
+      print(f'{name}: left out, as {error.name} is not installed.\n')
+      continue
     axes = optax_gc.infer_weight_axes(fn, params, *inputs, strict=True)
-    print(MODELS[name].__name__.replace('_', ' '), end='\n\n')
+    print(f'{name}: {MODELS[name].__doc__}\n')
     print(optax_gc.summary(params, axes), end='\n\n')
 
 
 if __name__ == '__main__':
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument(
-    'models', nargs='*', default=tuple(MODELS), help=f'of {", ".join(MODELS)}'
-  )
-  main(parser.parse_args().models)
+  parser.add_argument('models', nargs='*', help=f'of {", ".join(MODELS)}')
+  names = parser.parse_args().models or MODELS
+  if unknown := set(names) - set(MODELS):
+    parser.error(
+      f'no model {", ".join(unknown)}: there are {", ".join(MODELS)}'
+    )
+  main(names)

@@ -8,6 +8,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 
 class Block(nnx.Module):
@@ -53,6 +54,14 @@ class CNN(nnx.Module):
 
 
 MODELS = {'mlp': MLP, 'cnn': CNN}
+
+
+class TrainState(NamedTuple):
+  """What changes in training."""
+
+  params: nnx.State
+  stats: nnx.State
+  opt_state: optax.OptState
 
 
 class Network(NamedTuple):

@@ -6,12 +6,14 @@ import json
 import math
 from pathlib import Path
 import platform
+import re
 from typing import Any
 
 import jax
 import matplotlib.figure
 import numpy as np
 import rich.box
+import rich.console
 import rich.markup
 import rich.table
 import scipy.stats
@@ -120,8 +122,48 @@ def _cells(c: Comparison, form: str, is_baseline: bool) -> list[str]:
   cells = [f'{c.mean:{form}}', f'{c.spread:{form}}']
   if is_baseline:
     return cells
-  interval = rich.markup.escape(f'[{c.low:+{form}}, {c.high:+{form}}]')
-  return [*cells, f'{c.difference:+{form}}', interval]
+  interval = rich.markup.escape(f'[{c.low:+z{form}}, {c.high:+z{form}}]')
+  return [*cells, f'{c.difference:+z{form}}', interval]
+
+
+def console() -> rich.console.Console:
+  return rich.console.Console(highlight=False, soft_wrap=True)
+
+
+NOTE = """\
+A seed fixes the initial weights and the batches, in every arm; all seeds share
+the split into training and test images, so the intervals are about weights and
+batches, not about other images. Spread: standard deviation over seeds. Training
+loss: mean over the batches of the epoch. No rate was tuned, and the intervals
+are not corrected for their number."""
+
+
+def show(results: Results) -> None:
+  """Prints the tables of all measures and how to read them."""
+  out = console()
+  for measure in MEASURES:
+    out.print()
+    out.print(table(results, measure))
+  out.print(f'\n{NOTE}\n', markup=False)
+
+
+def outcome(results: Results, arm: str) -> str:
+  """One sentence: what an arm changed under each optimizer."""
+  baseline = next(iter(next(iter(results.values()))))
+  parts = []
+  for optimizer in results:
+    found = []
+    for measure in MEASURES:
+      c = last_epoch(results, measure)[optimizer][arm]
+      name, _, unit = measure.title.lower().partition(', ')
+      if c.low > 0 or c.high < 0:  # Never so for a diverged arm's NaN.
+        difference = f'{c.difference:+z{measure.form}} {unit}'.rstrip()
+        found.append(f'{name} by {difference}')
+    parts.append(f'{" and ".join(found) or "nothing"} under {optimizer}')
+  return (
+    f'Against {baseline}, {arm} changed {"; ".join(parts)} (last epoch, where '
+    'the 95 % interval excludes zero). docs/results.md has more.'
+  )
 
 
 def draw(results: Results, path: Path) -> None:
@@ -175,12 +217,14 @@ def _draw_column(arms: Arms, measure: Measure, curves, differences) -> None:
     panel.grid(alpha=0.3)
 
 
-def save(path: Path, config: Any, results: Results, **more: Any) -> None:
-  """Writes settings, versions, machine and every number as JSON."""
+def save(
+  out: Path, config: Any, results: Results, summary: optax_gc.Summary
+) -> None:
+  """Writes curves.png, and settings, versions and every number as JSON."""
   content = {
     'config': dataclasses.asdict(config),
     **environment(),
-    **more,
+    'axes': [row._asdict() for row in summary],
     'last_epoch': {
       measure.key: {
         optimizer: {arm: dataclasses.asdict(c) for arm, c in arms.items()}
@@ -196,7 +240,13 @@ def save(path: Path, config: Any, results: Results, **more: Any) -> None:
       for optimizer, arms in results.items()
     },
   }
-  path.write_text(json_line(content))
+  out.mkdir(parents=True, exist_ok=True)
+  text = json.dumps(_json(content), allow_nan=False, indent=1)
+  # One line for each list of numbers: a run's curve.
+  text = re.sub(r'\[[^][{}"]*\]', lambda m: ' '.join(m[0].split()), text)
+  (out / 'results.json').write_text(f'{text}\n')
+  draw(results, out / 'curves.png')
+  print(f'{out}/curves.png and {out}/results.json written.')
 
 
 def environment() -> dict[str, Any]:
@@ -213,12 +263,15 @@ def environment() -> dict[str, Any]:
 
 
 def json_line(content: dict[str, Any]) -> str:
-  content = jax.tree.map(_json_value, content)
-  return json.dumps(content, allow_nan=False) + '\n'
+  return json.dumps(_json(content), allow_nan=False) + '\n'
 
 
-def _json_value(x: Any) -> Any:
-  """JSON knows no NaN (a diverged run) and no paths."""
-  if isinstance(x, float) and not math.isfinite(x):
-    return None
-  return str(x) if isinstance(x, Path) else x
+def _json(content: Any) -> Any:
+  """The same without what JSON lacks: NaN, of a diverged run, and paths."""
+
+  def value(x):
+    if isinstance(x, float) and not math.isfinite(x):
+      return None
+    return str(x) if isinstance(x, Path) else x
+
+  return jax.tree.map(value, content)

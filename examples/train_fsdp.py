@@ -1,9 +1,7 @@
 """Trains a transformer on text, its arrays spread over all devices (FSDP).
 
-Every array is split over a mesh of all devices, the batch too; XLA gathers the
-arrays layer by layer as it needs them. Centralization needs nothing for that:
-the axes of the weight vectors are read from the model, and where one is split,
-XLA adds up its parts. A run that was stopped goes on from its last checkpoint.
+What makes it fully sharded is in `fsdp.py`. The axes of the weight vectors are
+read from the model. A run that was stopped goes on from its last checkpoint.
 
   python examples/train_fsdp.py
   python examples/train_fsdp.py --cpu-devices 8  # A mesh without accelerators.
@@ -19,7 +17,7 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
@@ -31,7 +29,7 @@ import tyro
 if not __package__:  # Run as a file, whose folder is on the path.
   sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from examples import text, transformer
+from examples import fsdp, text, transformer
 import optax_gc
 
 
@@ -71,94 +69,34 @@ class Config:
   )
 
 
-class TrainState(NamedTuple):
-  """What changes in training, and what a checkpoint holds."""
-
-  params: Any
-  opt_state: optax.OptState
-
-
 class Run(NamedTuple):
-  """A run's functions, compiled for its mesh.
+  """A run's settings and functions.
 
   Attributes:
     config: The settings.
-    mesh: All devices of all processes, on one axis, ``data``.
+    mesh: All devices of all processes.
     summary: What is centralized, and why.
-    init: `() -> TrainState`, born in its shards.
-    step: `(state, inputs, targets) -> (state, loss)`; the state is donated.
-    loss: `(params, inputs, targets) -> loss`.
-    abstract: Shapes, dtypes and shardings of the state.
+    programs: The functions, compiled for the mesh.
   """
 
   config: Config
   mesh: Mesh
   summary: optax_gc.Summary
-  init: Callable[[], TrainState]
-  step: Callable[..., tuple[TrainState, jax.Array]]
-  loss: Callable[..., jax.Array]
-  abstract: TrainState
-
-
-def fsdp(tree: Any, mesh: Mesh) -> Any:
-  """A sharding for each array: its longest axis that the devices divide."""
-
-  def sharding(x):
-    axes = [i for i, n in enumerate(x.shape) if n and n % mesh.size == 0]
-    if not axes:
-      return NamedSharding(mesh, P())
-    longest = max(axes, key=lambda i: x.shape[i])
-    return NamedSharding(mesh, P(*[None] * longest, 'data'))
-
-  return jax.tree.map(sharding, tree)
+  programs: fsdp.Programs
 
 
 def make_run(config: Config) -> Run:
-  mesh = jax.make_mesh(
-    (jax.device_count(),), ('data',), axis_types=(AxisType.Auto,)
-  )
-  network = transformer.make_network(config.model)
+  network, mesh = transformer.make_network(config.model), fsdp.make_mesh()
   key = jax.random.key(config.seed)
   tokens = jax.ShapeDtypeStruct((1, config.model.length), np.int32)
   params = jax.eval_shape(network.init, key)
   axes = optax_gc.infer_weight_axes(
     network.loss, params, tokens, tokens, strict=True
   )
-  tx = optimizer(config, axes)
-
-  def init():
-    params = network.init(key)
-    return TrainState(params, tx.init(params))
-
-  def step(state, inputs, targets):
-    loss, grads = jax.value_and_grad(network.loss)(
-      state.params, inputs, targets
-    )
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(params, opt_state), loss
-
-  shapes = jax.eval_shape(init)
-  shardings = fsdp(shapes, mesh)
-  data, everywhere = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
-  return Run(
-    config,
-    mesh,
-    optax_gc.summary(params, axes),
-    init=jax.jit(init, out_shardings=shardings),
-    step=jax.jit(
-      step,
-      in_shardings=(shardings, data, data),
-      out_shardings=(shardings, everywhere),
-      donate_argnums=0,
-    ),
-    loss=jax.jit(network.loss, out_shardings=everywhere),
-    abstract=jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      shapes,
-      shardings,
-    ),
+  programs = fsdp.make_programs(
+    lambda: network.init(key), network.loss, optimizer(config, axes), mesh
   )
+  return Run(config, mesh, optax_gc.summary(params, axes), programs)
 
 
 def optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
@@ -194,17 +132,17 @@ def train(
   tokens: np.ndarray,
   checkpoints: ocp.CheckpointManager,
   on_step: Callable[[int, float], None],
-) -> TrainState:
+) -> fsdp.TrainState:
   """Trains from the last checkpoint, or from the start, to the end."""
   start = checkpoints.latest_step()
   if start is None:
-    start, state = 0, run.init()
+    start, state = 0, run.programs.init()
   else:
-    restore = ocp.args.StandardRestore(run.abstract)
+    restore = ocp.args.StandardRestore(run.programs.abstract)
     state = checkpoints.restore(start, args=restore)
   steps = range(start, run.config.steps)
   for step, batch in zip(steps, batches(run, tokens, steps), strict=True):
-    state, loss = run.step(state, *batch)
+    state, loss = run.programs.step(state, *batch)
     on_step(step, float(loss))
     done = step + 1
     if done % run.config.checkpoint_every == 0 or done == run.config.steps:
@@ -310,7 +248,7 @@ def run_training(config: Config, tokens: text.Text) -> float:
 
       state = train(run, tokens.train, checkpoints, on_step)
   losses = [
-    float(run.loss(state.params, *batch))
+    float(run.programs.loss(state.params, *batch))
     for batch in batches(run, tokens.validation, range(8))
   ]
   loss = float(np.mean(losses))

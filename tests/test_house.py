@@ -108,3 +108,26 @@ def test_no_module_is_long():
   }
   long = {name for name, count in lines.items() if count > LONGEST}
   assert not {x for x in long if not x.startswith('_infer.')} - TOO_LONG_YET
+
+
+# A folder of the repository, and those that it must not import.
+APART = {
+  'optax_gc': {'benchmarks', 'examples', 'tests'},
+  'examples': {'benchmarks', 'tests'},
+  'benchmarks': {'examples'},
+  'tests': {'benchmarks'},
+}
+
+
+@pytest.mark.parametrize('folder', APART)
+def test_folders_of_the_repository_keep_apart(folder):
+  files = list((PACKAGE.parent / folder).rglob('*.py'))
+  assert len(files) > 5
+  for path in files:
+    for node in ast.walk(ast.parse(path.read_text())):
+      names = [alias.name for alias in getattr(node, 'names', ())]
+      module = getattr(node, 'module', None)
+      roots = {name.split('.')[0] for name in ([module] if module else names)}
+      is_import = isinstance(node, ast.Import | ast.ImportFrom)
+      wrong = roots & APART[folder] if is_import else ()
+      assert not wrong, f'{path}, line {node.lineno}, imports {wrong}'

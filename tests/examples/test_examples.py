@@ -16,16 +16,21 @@ for package in ('matplotlib', 'rich', 'scipy', 'sklearn', 'tyro'):
 
 from flax import nnx
 
-from examples import data, networks, report, train_flax, train_linen
+from examples import data, networks, paired, report, train_flax, train_linen
 import optax_gc
 
-ARMS = train_flax.ARMS
+ARMS = tuple(train_flax.arms(None)['sgdm'])
 KERNELS = ('block1', 'layer'), ('block2', 'layer'), ('head',)
 
 
 def config(**settings):
   tiny = {'train_size': 128, 'seeds': 2, 'epochs': 2, 'batch_size': 32}
-  return train_flax.Config(**(tiny | settings)).filled()
+  given = train_flax.Config(**(tiny | settings))
+  return paired.filled(given, train_flax.DEFAULTS[given.dataset])
+
+
+def network(model='mlp'):
+  return networks.make_network(model, (8, 8, 1), 10)
 
 
 @pytest.fixture(scope='module')
@@ -35,14 +40,13 @@ def digits():
 
 @pytest.fixture(scope='module')
 def run(digits):
-  return train_flax.make_run(config(), digits)
+  return paired.make_run(config(), network(), digits)
 
 
-def train(run, optimizer, arm, **settings):
-  tx = train_flax.transformation(
-    config(**settings), optimizer, arm, train_flax.weight_axes(run)
-  )
-  return train_flax.train(run, tx)
+def train(run, optimizer, arm, *more):
+  axes = train_flax.weight_axes(network(), run.images.test_images[:1])
+  tx = optax.chain(train_flax.arms(axes)[optimizer][arm], *more)
+  return paired.train(run, train_flax.make_step(network()), tx)
 
 
 def kernels(params):
@@ -173,7 +177,7 @@ def test_the_real_fashion_mnist():
 def test_bad_settings_stop_before_anything_is_compiled(
   monkeypatch, tmp_path, settings, message
 ):
-  monkeypatch.setattr(train_flax, 'make_run', lambda *_: pytest.fail('built'))
+  monkeypatch.setattr(networks, 'make_network', pytest.fail)
   bad = config(**settings, data_dir=tmp_path, out=tmp_path / 'out')
   with pytest.raises(SystemExit, match=message):
     train_flax.main(bad)
@@ -186,7 +190,7 @@ def test_bad_settings_stop_before_anything_is_compiled(
 def test_arms_share_initial_weights_and_batches(run):
   # BatchNorm's loss depends on a batch's company, and a rate of zero leaves
   # nothing else to differ.
-  curves = [train(run, 'sgdm', arm, sgdm_rate=0.0)[1] for arm in ARMS]
+  curves = [train(run, 'sgdm', arm, optax.scale(0.0))[1] for arm in ARMS]
   for curve in curves[1:]:
     for key, values in curve.items():
       np.testing.assert_allclose(values, curves[0][key], rtol=1e-6)
@@ -196,13 +200,13 @@ def test_arms_share_initial_weights_and_batches(run):
 
 
 def test_batches_are_permutations_of_the_data():
-  epochs = [train_flax.batches(range(3), epoch, 70, 32) for epoch in (0, 1)]
+  epochs = [paired.batches(range(3), epoch, 70, 32) for epoch in (0, 1)]
   assert epochs[0].shape == (2, 3, 32)
   for epoch in epochs:
     for seed in range(3):
       assert len(set(epoch[:, seed].ravel())) == 64
   assert not np.array_equal(epochs[0], epochs[1])
-  alone = train_flax.batches(range(1, 2), 0, 70, 32)
+  alone = paired.batches(range(1, 2), 0, 70, 32)
   np.testing.assert_array_equal(alone[:, 0], epochs[0][:, 1])
 
 
@@ -226,7 +230,7 @@ def test_no_gc_arm_is_a_plain_optax_run(run, digits, optimizer):
     return loss, nnx.split(model, nnx.Param, ...)[2]
 
   for epoch in range(2):
-    for batch in train_flax.batches([seed], epoch, 128, 32)[:, 0]:
+    for batch in paired.batches([seed], epoch, 128, 32)[:, 0]:
       (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(
         params, stats, digits.train_images[batch], digits.train_labels[batch]
       )
@@ -264,15 +268,15 @@ def test_gc_keeps_the_means_of_weight_vectors_under_momentum_sgd(run):
 def test_axes_are_inferred_by_default_and_agree_with_the_convention(
   digits, model
 ):
-  by_axes = {}
-  for axes in (train_flax.Config().axes, 'flax'):
-    run = train_flax.make_run(config(model=model, axes=axes), digits)
-    params, _ = run.network.init(jax.random.key(0))
-    summary = optax_gc.summary(params, train_flax.weight_axes(run))
-    by_axes[axes] = {row.path: row.reduction_axes for row in summary}
-    if axes == 'infer':
-      assert 'contracts axes' in str(summary)
-  assert by_axes['infer'] == by_axes['flax']
+  made = network(model)
+  params, _ = made.init(jax.random.key(0))
+  inferred, by_name = (
+    optax_gc.summary(params, axes)
+    for axes in (train_flax.weight_axes(made, digits.test_images[:1]), None)
+  )
+  assert 'contracts axes' in str(inferred)
+  for row, other in zip(inferred, by_name, strict=True):
+    assert row.reduction_axes == other.reduction_axes
 
 
 # The report.
@@ -297,18 +301,27 @@ def test_a_diverged_arm_is_reported_as_such(tmp_path):
   diverged = {key: np.full((2, 2), np.nan) for key in fine}
   for arms in ({'a': fine, 'b': diverged}, {'a': diverged, 'b': diverged}):
     results = {'sgdm': arms}
-    report.save(tmp_path / 'r.json', train_flax.Config(), results)
-    report.draw(results, tmp_path / 'r.png')
+    report.save(tmp_path, train_flax.Config(), results, ())
     for measure in report.MEASURES:
       cells = list(report.table(results, measure).columns[1].cells)
       assert cells[-1] == 'nan'
 
     def refuse(constant):
-      pytest.fail(f'{constant} is no JSON')
+      pytest.fail(f'{constant} is not JSON')
 
-    text = (tmp_path / 'r.json').read_text()
+    text = (tmp_path / 'results.json').read_text()
     saved = json.loads(text, parse_constant=refuse)
     assert saved['last_epoch']['train_loss']['sgdm']['b']['mean'] is None
+    assert 'b changed nothing under sgdm' in report.outcome(results, 'b')
+
+
+def test_the_outcome_names_what_the_intervals_show():
+  low = {'train_loss': np.array([[0.2], [0.3]]), 'test_accuracy': np.eye(2)}
+  high = {**low, 'train_loss': np.array([[0.4], [0.5001]])}
+  got = report.outcome({'adam': {'a': low, 'b': high}}, 'b')
+  assert got.startswith(
+    'Against a, b changed training loss by +0.20005 under adam (last epoch, '
+  )
 
 
 def test_main_prints_saves_and_draws(tmp_path, capsys):
@@ -323,9 +336,12 @@ def test_main_prints_saves_and_draws(tmp_path, capsys):
   tables = tables[: tables.index('A seed fixes')]
   assert max(map(len, tables.splitlines())) <= 80
   assert '…' not in tables
+  assert printed.splitlines()[-1].startswith('Against no GC, gradient_')
 
   assert (out / 'curves.png').read_bytes().startswith(b'\x89PNG')
-  saved = json.loads((out / 'results.json').read_text())
+  text = (out / 'results.json').read_text()
+  assert max(map(len, text.splitlines())) < 200
+  saved = json.loads(text)
   assert saved['config']['seeds'] == 2
   assert saved['versions']['jax'] == jax.__version__
   assert len(saved['axes']) == 10

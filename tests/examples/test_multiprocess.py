@@ -160,7 +160,7 @@ def test_a_killed_run_ends_and_goes_on_bit_for_bit(two_processes, tmp_path):
   assert codes == [0, 0], printed
   assert f'going on from step {EVERY}' in printed
   assert losses(out) == losses(two_processes)
-  abstract = train_fsdp.make_run(config(out)).abstract
+  abstract = train_fsdp.make_run(config(out)).programs.abstract
   for a, b in zip(
     *(jax.tree.leaves(restore(x, abstract)) for x in (out, two_processes)),
     strict=True,
@@ -176,7 +176,7 @@ def test_the_coordinator_may_be_killed_too(tmp_path):
 
 def test_a_checkpoint_restores_onto_another_mesh(two_processes):
   """From four devices in a row onto eight, in a row and as four by two."""
-  abstract = train_fsdp.make_run(config(two_processes)).abstract
+  abstract = train_fsdp.make_run(config(two_processes)).programs.abstract
   mesh = jax.make_mesh((4, 2), ('x', 'y'), axis_types=(AxisType.Auto,) * 2)
 
   def on_a_grid(x):

@@ -10,7 +10,7 @@ import pytest
 for package in ('orbax.checkpoint', 'rich', 'tyro'):
   pytest.importorskip(package)
 
-from examples import train_fsdp, transformer
+from examples import fsdp, train_fsdp, transformer
 
 SMALL = transformer.Config(length=16, features=16, heads=4, hidden=32)
 
@@ -72,7 +72,7 @@ def test_centralization_can_be_left_out(folder):
 
 
 def test_every_array_is_split_on_its_longest_axis_that_divides():
-  mesh = train_fsdp.make_run(train_fsdp.Config(model=SMALL)).mesh
+  mesh = fsdp.make_mesh()
   shapes = {
     'a': (2, 16, 32),
     'b': (24, 8),
@@ -81,7 +81,7 @@ def test_every_array_is_split_on_its_longest_axis_that_divides():
     'e': (8, 8),
   }
   tree = {k: jax.ShapeDtypeStruct(s, np.float32) for k, s in shapes.items()}
-  specs = {k: s.spec for k, s in train_fsdp.fsdp(tree, mesh).items()}
+  specs = {k: s.spec for k, s in fsdp.shardings(tree, mesh).items()}
   assert specs == {
     'a': P(None, None, 'data'),
     'b': P('data'),
@@ -94,12 +94,16 @@ def test_every_array_is_split_on_its_longest_axis_that_divides():
 def test_the_state_is_born_split(folder):
   run = train_fsdp.make_run(config(folder))
   for x, abstract in zip(
-    jax.tree.leaves(run.init()), jax.tree.leaves(run.abstract), strict=True
+    jax.tree.leaves(run.programs.init()),
+    jax.tree.leaves(run.programs.abstract),
+    strict=True,
   ):
     assert x.sharding == abstract.sharding
-  split = [x for x in jax.tree.leaves(run.abstract) if x.sharding.spec != P()]
+  split = [
+    x for x in jax.tree.leaves(run.programs.abstract) if x.sharding.spec != P()
+  ]
   assert sum(x.size for x in split) > 0.9 * sum(
-    x.size for x in jax.tree.leaves(run.abstract)
+    x.size for x in jax.tree.leaves(run.programs.abstract)
   )
 
 
