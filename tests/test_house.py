@@ -124,10 +124,11 @@ def test_folders_of_the_repository_keep_apart(folder):
   files = list((PACKAGE.parent / folder).rglob('*.py'))
   assert len(files) > 5
   for path in files:
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
-      names = [alias.name for alias in getattr(node, 'names', ())]
-      module = getattr(node, 'module', None)
-      roots = {name.split('.')[0] for name in ([module] if module else names)}
-      is_import = isinstance(node, ast.Import | ast.ImportFrom)
-      wrong = roots & APART[folder] if is_import else ()
-      assert not wrong, f'{path}, line {node.lineno}, imports {wrong}'
+      if isinstance(node, ast.Import):
+        names |= {alias.name for alias in node.names}
+      elif isinstance(node, ast.ImportFrom):
+        names.add(node.module or '')
+    wrong = {name.split('.')[0] for name in names} & APART[folder]
+    assert not wrong, f'{path} imports {wrong}'
