@@ -1,21 +1,66 @@
-"""Sphinx settings: Markdown pages, and the API from the docstrings."""
+"""Sphinx settings: Markdown pages, and the reference from the docstrings."""
+
+import pathlib
+import tempfile
+import zlib
+
+from docutils import nodes
+from docutils.utils.math import latex2mathml
 
 import optax_gc
 
 project = 'optax_gc'
 author = 'The optax_gc authors'
+copyright = f'2026, {author}'
 release = optax_gc.__version__
 
 extensions = [
   'myst_parser',
   'sphinx.ext.autodoc',
+  'sphinx.ext.autosummary',
   'sphinx.ext.intersphinx',
-  'sphinx.ext.mathjax',
   'sphinx.ext.napoleon',
 ]
 myst_enable_extensions = ['dollarmath']
 myst_heading_anchors = 3
-autodoc_member_order = 'bysource'
 autodoc_typehints = 'description'
+autosummary_generate = True
+templates_path = ['_templates']
 html_theme = 'furo'
+html_math_renderer = 'mathml'
 exclude_patterns = ['_build']
+
+
+def _empty_inventory() -> str:
+  """What stands in for an inventory that cannot be reached."""
+  head = '# Sphinx inventory version 2\n# Project: \n# Version: \n'
+  head += '# The remainder of this file is compressed using zlib.\n'
+  path = pathlib.Path(tempfile.mkdtemp(), 'empty.inv')
+  path.write_bytes(head.encode() + zlib.compress(b''))
+  return str(path)
+
+
+# Without network, references to others stay plain text.
+intersphinx_timeout = 5
+intersphinx_mapping = {
+  name: (url, (None, _empty_inventory()))
+  for name, url in {
+    'python': 'https://docs.python.org/3/',
+    'jax': 'https://docs.jax.dev/en/latest/',
+    'optax': 'https://optax.readthedocs.io/en/latest/',
+    'flax': 'https://flax.readthedocs.io/en/latest/',
+  }.items()
+}
+
+
+def _write_math(self, node: nodes.Element) -> None:
+  """MathML, which browsers draw without a script from elsewhere."""
+  is_block = isinstance(node, nodes.math_block)
+  html = latex2mathml.tex2mathml(node.astext(), as_block=is_block)
+  self.body.append(f'<div class="math">{html}</div>' if is_block else html)
+  raise nodes.SkipNode
+
+
+def setup(app) -> None:
+  """Registers what writes formulas."""
+  app.add_html_math_renderer('mathml', (_write_math, None), (_write_math, None))

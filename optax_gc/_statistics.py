@@ -176,7 +176,7 @@ def weight_statistics(
 
   .. math::
 
-    |e^T w| = \frac{1}{\sqrt{M}} \Big| \sum_{j=1}^{M} w_j \Big|
+    |e^T w| = \frac{1}{\sqrt{M}} \left| \sum_{j=1}^{M} w_j \right|
     = \sqrt{M} \, |\bar w|
 
   It is what centralization keeps constant. The smaller it is, the less the
