@@ -22,13 +22,15 @@ from optax_gc._rank_check import AxesCheck, check_weight_axes
 from optax_gc._summary import Summary, SummaryRow, summary
 
 # Measure: what centralization removes and keeps.
+from optax_gc._figures import GradientFigures
 from optax_gc._statistics import (
-  GradientFigures,
   GradientStatistics,
-  RecordGradientStatisticsState,
   gradient_statistics,
-  record_gradient_statistics,
   weight_statistics,
+)
+from optax_gc._record import (
+  RecordGradientStatisticsState,
+  record_gradient_statistics,
 )
 
 # Muon: the same axes for `optax.contrib.muon`.

@@ -153,16 +153,17 @@ def gradient_centralization(
     split = [part for part in parts if part.mesh_axes]
     means = iter(
       mean_over_mesh(
-        [_mean(part.leaf, part.axes) for part in split],
+        [mean(part.leaf, part.axes) for part in split],
         [part.mesh_axes for part in split],
       )
     )
     leaves = []
-    for leaf, axes, mesh_axes in parts:
-      if mesh_axes:
+    for part in parts:
+      leaf = part.leaf
+      if part.mesh_axes:
         leaf = _subtract(leaf, next(means))
-      elif axes:
-        leaf = _centralize(leaf, axes)
+      elif part.axes:
+        leaf = _centralize(leaf, part.axes)
       leaves.append(leaf)
     return jax.tree.unflatten(jax.tree.structure(updates), leaves), state
 
@@ -185,12 +186,12 @@ def wide_dtype(dtype: Any) -> Any:
 @functools.partial(jax.jit, static_argnames='axes')
 def _centralize(g: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   """Subtracts means; its own `jit`, so that equal leaves are lowered once."""
-  centralized: jax.Array = _subtract(g, _mean(g, axes))
+  centralized: jax.Array = _subtract(g, mean(g, axes))
   return centralized
 
 
 @functools.partial(jax.jit, static_argnames='axes')
-def _mean(g: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def mean(g: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   """Means in at least float32, with the reduced axes kept."""
   wide = wide_dtype(g.dtype)
   count = math.prod(g.shape[axis] for axis in axes)

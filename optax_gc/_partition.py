@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 from jax import lax
+import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 from optax_gc._axes.paths import MatchErrorText, by_path, pair_by_path
@@ -27,14 +28,20 @@ class Part(NamedTuple):
   """One leaf and its axes; inside `shard_map`, one device's part of it.
 
   Attributes:
+    path: The leaf's '/'-joined path.
     leaf: The leaf.
-    axes: Its normalised reduction axes.
+    shape: The shape of the whole array.
+    axes: Its normalized reduction axes.
     mesh_axes: The mesh axes that the reduction axes are split over.
+    split_over: The bound mesh axes that any of its axes is split over.
   """
 
+  path: str
   leaf: Any
+  shape: tuple[int, ...]
   axes: tuple[int, ...]
   mesh_axes: tuple[str, ...] = ()
+  split_over: tuple[str, ...] = ()
 
 
 def resolve_parts(
@@ -60,7 +67,10 @@ def resolve_parts(
     TypeError: If a spec is of the wrong type.
   """
   if partition_specs is None:
-    return [Part(x.leaf, x.axes.reduction_axis) for x in resolve(tree)]
+    return [
+      Part(path, leaf, getattr(leaf, 'shape', ()), axes.reduction_axis)
+      for path, leaf, axes in resolve(tree)
+    ]
   specs = by_path(partition_specs, lambda x: x is None or _is_spec(x))
   layouts = [
     _Layout(path, tuple(getattr(leaf, 'shape', ())), spec)
@@ -74,32 +84,73 @@ def resolve_parts(
     for leaf, layout in zip(leaves, layouts, strict=True)
   ]
   parts = []
-  for leaf, layout, (_, _, axes) in zip(
+  for leaf, layout, (path, whole, axes) in zip(
     leaves, layouts, resolve(jax.tree.unflatten(treedef, wholes)), strict=True
   ):
     reduction = axes.reduction_axis
     if reduces:
       layout.require_bound(reduction)
-    parts.append(Part(leaf, reduction, layout.mesh_axes(reduction)))
+    split_over = layout.mesh_axes(range(len(layout.shape)))
+    parts.append(
+      Part(
+        path,
+        leaf,
+        getattr(whole, 'shape', ()),
+        reduction,
+        layout.mesh_axes(reduction),
+        tuple(x for x in split_over if _bound_size(x) is not None),
+      )
+    )
   return parts
 
 
 def mean_over_mesh(
   means: Sequence[jax.Array], mesh_axes: Sequence[tuple[str, ...]]
 ) -> list[jax.Array]:
-  """Means of each array over its mesh axes, with one `pmean` for equal ones.
+  """Means of each array over its mesh axes, if any; one `pmean` for equal ones.
 
   XLA combines what is summed over the same devices into one all-reduce.
   """
   groups: dict[frozenset[str], list[int]] = {}
   for i, names in enumerate(mesh_axes):
-    groups.setdefault(frozenset(names), []).append(i)
+    if names:
+      groups.setdefault(frozenset(names), []).append(i)
   out = list(means)
   for members in groups.values():
     reduced = lax.pmean([means[i] for i in members], mesh_axes[members[0]])
     for i, mean in zip(members, reduced, strict=True):
       out[i] = mean
   return out
+
+
+def over_mesh(
+  sums: jax.Array, maxima: jax.Array, split_over: Sequence[tuple[str, ...]]
+) -> tuple[jax.Array, jax.Array]:
+  """Sums and maxima of what devices hold of each leaf, by one all-reduce.
+
+  Args:
+    sums: An array with a row for each leaf.
+    maxima: The same, of numbers that are not negative.
+    split_over: The bound mesh axes that each leaf is split over.
+
+  Returns:
+    The sums and the maxima over the whole arrays.
+  """
+  names = tuple(sorted({name for split in split_over for name in split}))
+  if not names:
+    return sums, maxima
+  # What several devices hold alike is counted on the first of them.
+  others = [tuple(x for x in names if x not in split) for split in split_over]
+  is_first = [lax.axis_index(x) == 0 if x else jnp.array(True) for x in others]
+  sums = jnp.where(jnp.stack(is_first)[:, None], sums, jnp.zeros_like(sums))
+  # A sum can give maxima too, where each device has rows of its own.
+  rows = jnp.zeros((lax.psum(1, names), *maxima.shape), maxima.dtype)
+  rows = rows.at[lax.axis_index(names)].set(maxima)
+  whole = lax.psum(jnp.concatenate([sums.ravel(), rows.ravel()]), names)
+  return (
+    whole[: sums.size].reshape(sums.shape),
+    whole[sums.size :].reshape(rows.shape).max(0),
+  )
 
 
 def _is_spec(x: Any) -> bool:

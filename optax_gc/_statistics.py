@@ -1,40 +1,17 @@
-"""Figures of gradients and weights: what centralization removes and keeps."""
+"""What centralization removes from gradients, and keeps of weights."""
 
-import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
-import optax
 
 from optax_gc._axes.paths import require_distinct_paths
-from optax_gc._axes.spec import WeightAxes, is_inexact, vector_size
+from optax_gc._axes.spec import LeafAxes, is_inexact
 from optax_gc._conventions.resolve import resolve_weight_axes
-
-
-class GradientFigures(NamedTuple):
-  r"""Figures of one gradient :math:`g`, or of all together, as scalars.
-
-  Attributes:
-    mean_before: The mean magnitude of its elements.
-    mean_after: That of the centralized gradient's elements.
-    max_before: The largest magnitude of its elements.
-    max_after: That of the centralized gradient's elements.
-    norm_before: The norm :math:`\|g\|_2`.
-    norm_after: The norm :math:`\|\Phi(g)\|_2`.
-    removed: The share :math:`1 - \|\Phi(g)\|^2 / \|g\|^2` of the gradient's
-      energy that centralization removes; zero if there is none.
-  """
-
-  mean_before: jax.Array
-  mean_after: jax.Array
-  max_before: jax.Array
-  max_after: jax.Array
-  norm_before: jax.Array
-  norm_after: jax.Array
-  removed: jax.Array
+from optax_gc._figures import GradientFigures, figures, means
+from optax_gc._partition import Part, resolve_parts
+from optax_gc._table import number, text_table
 
 
 class GradientStatistics(NamedTuple):
@@ -48,19 +25,26 @@ class GradientStatistics(NamedTuple):
   overall: GradientFigures
   leaves: dict[str, GradientFigures]
 
+  def __repr__(self) -> str:
+    cells = {f'all {len(self.leaves)} arrays': self.overall, **self.leaves}
+    rows = [(name, *_cells(x)) for name, x in cells.items()]
+    lines = text_table(_HEADINGS, rows[: _SHOWN + 1])
+    if hidden := len(self.leaves) - _SHOWN:
+      lines += [f'... and {hidden} more in .leaves'] * (hidden > 0)
+    return '\n'.join(lines)
 
-class RecordGradientStatisticsState(NamedTuple):
-  """State of :func:`optax_gc.record_gradient_statistics`.
 
-  Attributes:
-    gradient_statistics: Those of the latest updates; zeros before the first.
-  """
-
-  gradient_statistics: GradientStatistics
+_HEADINGS = ('gradient', 'mean', 'max', 'norm', 'removed')
+# Leaves that are printed.
+_SHOWN = 20
 
 
 def gradient_statistics(
-  grads: Any, weight_axes: Any = None, *, conv_only: bool = False
+  grads: Any,
+  weight_axes: Any = None,
+  *,
+  conv_only: bool = False,
+  partition_specs: Any = None,
 ) -> GradientStatistics:
   r"""Measures gradients before and after centralization.
 
@@ -77,6 +61,9 @@ def gradient_statistics(
     grads: A tree of gradients.
     weight_axes: As in :func:`optax_gc.gradient_centralization`.
     conv_only: As in :func:`optax_gc.gradient_centralization`.
+    partition_specs: As in :func:`optax_gc.gradient_centralization`, for a call
+      inside ``jax.shard_map``. The figures are then those of the whole arrays,
+      by one all-reduce after that of the means.
 
   Returns:
     A :class:`optax_gc.GradientStatistics`, of scalars of at least float32. A
@@ -105,72 +92,17 @@ def gradient_statistics(
     Yong et al, `Gradient Centralization
     <https://arxiv.org/abs/2004.01461>`_, 2020, figure 4 and theorem 4.2.
   """
-  require_distinct_paths(grads)
-  leaves = {
-    path: _measure(leaf, axes)
-    for path, leaf, axes in resolve_weight_axes(weight_axes, grads, conv_only)
-    if is_inexact(leaf)
-  }
-  overall = functools.reduce(_join, leaves.values(), _Measured())
-  return GradientStatistics(
-    _figures(overall), {path: _figures(leaf) for path, leaf in leaves.items()}
+  return measure(
+    parts_with_figures(grads, weight_axes, conv_only, partition_specs)
   )
 
 
-def record_gradient_statistics(
-  weight_axes: Any = None, *, conv_only: bool = False
-) -> optax.GradientTransformationExtraArgs:
-  """Keeps the gradient statistics in the state and changes no update.
-
-  Place it where the gradient is to be measured, before
-  :func:`optax_gc.gradient_centralization`, and read it with
-  ``optax.tree_utils.tree_get(state, 'gradient_statistics')``. With a recent
-  Optax, :func:`optax.snapshot` and :func:`optax.monitor` take
-  :func:`optax_gc.gradient_statistics` too, the latter to average it over steps;
-  this one works with every Optax from 0.2.4, and its ``init`` measures nothing.
-
-  Args:
-    weight_axes: As in :func:`optax_gc.gradient_centralization`.
-    conv_only: As in :func:`optax_gc.gradient_centralization`.
-
-  Returns:
-    A :class:`optax.GradientTransformationExtraArgs` whose state is a
-    :class:`optax_gc.RecordGradientStatisticsState`.
-
-  Raises:
-    ValueError: At ``init``, and when ``update`` is traced, if the axes do not
-      match the leaves.
-    TypeError: Likewise, if a spec or an axis is of the wrong type.
-
-  Example:
-    >>> import jax.numpy as jnp, optax, optax_gc
-    >>> tx = optax.chain(
-    ...   optax_gc.record_gradient_statistics(), optax_gc.optimizers.sgd(0.1)
-    ... )
-    >>> grads = {'kernel': jnp.array([[3.0, 1.0], [5.0, -1.0]])}
-    >>> _, state = tx.update(grads, tx.init(grads))
-    >>> statistics = optax.tree_utils.tree_get(state, 'gradient_statistics')
-    >>> print(f'{statistics.overall.removed:.3f}')
-    0.889
-  """
-
-  def measure(updates):
-    return gradient_statistics(updates, weight_axes, conv_only=conv_only)
-
-  def init_fn(params):
-    blank = jax.eval_shape(measure, params)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), blank)
-    return RecordGradientStatisticsState(zeros)
-
-  def update_fn(updates, state, params=None, **extra_args):
-    del state, params, extra_args
-    return updates, RecordGradientStatisticsState(measure(updates))
-
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
 def weight_statistics(
-  params: Any, weight_axes: Any = None, *, conv_only: bool = False
+  params: Any,
+  weight_axes: Any = None,
+  *,
+  conv_only: bool = False,
+  partition_specs: Any = None,
 ) -> dict[str, jax.Array]:
   r"""Measures :math:`|e^T w|` of each weight vector that is centralized.
 
@@ -186,6 +118,8 @@ def weight_statistics(
     params: A tree of params.
     weight_axes: As in :func:`optax_gc.gradient_centralization`.
     conv_only: As in :func:`optax_gc.gradient_centralization`.
+    partition_specs: As in :func:`optax_gc.gradient_centralization`, for a call
+      inside ``jax.shard_map``.
 
   Returns:
     For each centralized leaf, by its path, an array of at least float32 with
@@ -207,127 +141,44 @@ def weight_statistics(
     <https://arxiv.org/abs/2004.01461>`_, 2020, figure 3, which shows the mean
     :math:`|\bar w|`.
   """
-  require_distinct_paths(params)
-  leaves = resolve_weight_axes(weight_axes, params, conv_only)
-  return {
-    path: jnp.abs(_along_e(leaf, axes))
-    for path, leaf, axes in leaves
-    if axes.reduction_axis
-  }
+  parts = parts_with_figures(params, weight_axes, conv_only, partition_specs)
+  found = {}
+  for part, mean in zip(parts, means(parts), strict=True):
+    if mean is not None:
+      size = math.prod(part.shape[axis] for axis in part.axes)
+      found[part.path] = jnp.abs(mean.squeeze(part.axes)) * math.sqrt(size)
+  return found
 
 
-class _Totals(NamedTuple):
-  """What one array adds to the figures."""
+def parts_with_figures(
+  tree: Any,
+  weight_axes: Any,
+  conv_only: bool,
+  partition_specs: Any,
+  reduces: bool = True,
+) -> list[Part]:
+  """The leaves that have figures, with their axes."""
+  require_distinct_paths(tree)
 
-  magnitude: Any = 0.0
-  largest: Any = 0.0
-  energy: Any = 0.0
+  def resolve(tree: Any) -> list[LeafAxes]:
+    return resolve_weight_axes(weight_axes, tree, conv_only)
+
+  parts = resolve_parts(resolve, partition_specs, tree, reduces)
+  return [part for part in parts if is_inexact(part.leaf)]
 
 
-class _Measured(NamedTuple):
-  """What one leaf adds to the figures."""
-
-  size: int = 0
-  before: _Totals = _Totals()
-  after: _Totals = _Totals()
-  removed: Any = 0.0
+def measure(parts: list[Part]) -> GradientStatistics:
+  """The statistics of leaves with their axes."""
+  overall, each = figures(parts)
+  paths = [part.path for part in parts]
+  return GradientStatistics(overall, dict(zip(paths, each, strict=True)))
 
 
-def _measure(g: jax.Array, axes: WeightAxes) -> _Measured:
-  """Six passes over the gradient, none of which writes it out again.
-
-  XLA for CPU writes out what two reductions share. So nothing of the
-  gradient's size is shared here: the maxima come from each weight vector's own
-  extremes, and the centralized gradient's energy from Pythagoras.
-  """
-  g = jnp.asarray(g)
-  if not g.size:
-    return _Measured()
-  a, b, c, d = map(_widen, _separate(g))
-  energy = _squares(a).sum()
-  before = _Totals(jnp.abs(b).sum(), _largest(g, axes), energy)
-  if not axes.reduction_axis:
-    return _Measured(g.size, before, before)
-  mean = c.mean(axes.reduction_axis, keepdims=True)
-  removed = _squares(mean).sum() * vector_size(g.shape, axes)
-  magnitude, largest = jnp.abs(d - mean).sum(), _largest(g, axes, mean)
-  # Rounding must not leave the bounds of Cauchy-Schwarz and of Hoelder, which
-  # are exact where nothing is left.
-  left = jnp.clip(
-    energy - removed, jnp.square(magnitude) / g.size, magnitude * largest
+def _cells(x: GradientFigures) -> tuple[str, ...]:
+  pairs = (
+    (x.mean_before, x.mean_after),
+    (x.max_before, x.max_after),
+    (x.norm_before, x.norm_after),
   )
-  return _Measured(g.size, before, _Totals(magnitude, largest, left), removed)
-
-
-def _separate(g: jax.Array) -> tuple[jax.Array, ...]:
-  """Four copies, which XLA for CPU widens one by one instead of once."""
-  if g.dtype == jnp.promote_types(g.dtype, jnp.float32):
-    return (g,) * 4
-
-  def barriers(g):
-    copies = [g]
-    for _ in range(3):
-      copies.append(lax.optimization_barrier(copies[-1]))
-    return tuple(copies)
-
-  return lax.platform_dependent(g, cpu=barriers, default=lambda g: (g,) * 4)
-
-
-def _largest(
-  g: jax.Array, axes: WeightAxes, mean: jax.Array | float = 0.0
-) -> jax.Array:
-  """The largest magnitude of ``g - mean``."""
-  if jnp.iscomplexobj(g):
-    return jnp.abs(_widen(g) - mean).max()
-  over = axes.reduction_axis or None
-  above = _widen(g.max(over, keepdims=True)) - mean
-  below = mean - _widen(g.min(over, keepdims=True))
-  return jnp.maximum(above.max(), below.max())
-
-
-def _squares(x: jax.Array) -> jax.Array:
-  return (
-    jnp.square(x.real) + jnp.square(x.imag)
-    if jnp.iscomplexobj(x)
-    else jnp.square(x)
-  )
-
-
-def _join(a: _Measured, b: _Measured) -> _Measured:
-  def join(a, b):
-    return _Totals(
-      a.magnitude + b.magnitude,
-      jnp.maximum(a.largest, b.largest),
-      a.energy + b.energy,
-    )
-
-  return _Measured(
-    a.size + b.size,
-    join(a.before, b.before),
-    join(a.after, b.after),
-    a.removed + b.removed,
-  )
-
-
-def _figures(measured: _Measured) -> GradientFigures:
-  size, before, after, removed = measured
-  return GradientFigures(
-    mean_before=jnp.asarray(before.magnitude / max(size, 1)),
-    mean_after=jnp.asarray(after.magnitude / max(size, 1)),
-    max_before=jnp.asarray(before.largest),
-    max_after=jnp.asarray(after.largest),
-    norm_before=jnp.sqrt(before.energy),
-    norm_after=jnp.sqrt(after.energy),
-    # Not one minus the ratio of the norms, which would lose small shares.
-    removed=removed / jnp.where(before.energy == 0, 1.0, before.energy),
-  )
-
-
-def _along_e(x: jax.Array, axes: WeightAxes) -> jax.Array:
-  """The inner products with e, one for each weight vector."""
-  total = _widen(x).sum(axes.reduction_axis)
-  return total / math.sqrt(vector_size(x.shape, axes))
-
-
-def _widen(x: jax.Array) -> jax.Array:
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  changes = [f'{number(a)} -> {number(b)}' for a, b in pairs]
+  return (*changes, number(x.removed, '.1%'))

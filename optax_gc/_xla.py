@@ -66,10 +66,10 @@ def copies(x: jax.Array, count: int, dtype: Any) -> tuple[jax.Array, ...]:
     return (x,) * count
 
   def on_cpu(x: jax.Array) -> tuple[jax.Array, ...]:
-    chain = [x]
-    while len(chain) < count:
+    chain = [lax.optimization_barrier(x)]  # `total` reads this one.
+    for _ in range(count - 1):
       chain.append(lax.optimization_barrier(chain[-1]))
-    return tuple(chain)
+    return (x, *chain[1:])
 
   if x.dtype == dtype:
     return plain(x)

@@ -227,6 +227,56 @@ def test_before_psum_scatter_centralizing_costs_no_collective(mesh):
   )
 
 
+STATISTICS = {
+  'rows': (normal(8, 6), P('x')),
+  'columns': (normal(6, 8) ** 2, P(None, 'y')),
+  'both': (normal(8, 4), P('x', 'y')),
+  'other order': (normal(8, 4), P(('y', 'x'))),
+  'whole': (normal(5, 4), P()),
+  'bias': (normal(8), P('x')),
+  'one': (normal(1, 8), P(None, 'x')),
+}
+
+
+@compat.combines_all_reduces
+def test_statistics_are_those_of_the_whole(mesh):
+  grads = {name: {'kernel': g} for name, (g, _) in STATISTICS.items()}
+  specs = {name: {'kernel': spec} for name, (_, spec) in STATISTICS.items()}
+  options = {'partition_specs': specs}
+  recorder = optax_gc.record_gradient_statistics(**options)
+
+  def measure(grads):
+    updates, _ = optax_gc.gc(**options).update(grads, optax.EmptyState())
+    _, state = recorder.update(grads, recorder.init(grads))
+    return updates, state, optax_gc.weight_statistics(grads, **options)
+
+  def sharded(fn, out_specs):
+    return jax.jit(
+      compat.shard_map(fn, mesh=mesh, in_specs=(specs,), out_specs=out_specs)
+    )
+
+  outputs = {
+    f'{name}/kernel': P(*tuple(spec)[1:])
+    for name, (g, spec) in STATISTICS.items()
+    if g.ndim > 1 and len(g) > 1
+  }
+  compiled = sharded(measure, (specs, P(), outputs)).lower(grads).compile()
+  _, state, weights = compiled(grads)
+  want = optax_gc.gradient_statistics(grads)
+  got = state.gradient_statistics
+  for name in ('overall', *want.leaves):
+    x, y = (s.leaves.get(name, s.overall) for s in (got, want))
+    np.testing.assert_allclose(x, y, rtol=2e-6, err_msg=name)
+  assert set(weights) == set(outputs)
+  for name, w in optax_gc.weight_statistics(grads).items():
+    np.testing.assert_allclose(weights[name], w, rtol=2e-6, err_msg=name)
+  # One all-reduce for each set of mesh axes that means are taken over, and one
+  # for all figures of all leaves.
+  only = sharded(lambda g: measure(g)[0], specs).lower(grads).compile()
+  assert hlo.collectives(only.as_text()) == {'all-reduce': 2}
+  assert hlo.collectives(compiled.as_text()) == {'all-reduce': 3}
+
+
 @compat.combines_all_reduces
 @pytest.mark.parametrize('weight_decay', [0.0, 0.1])
 def test_decay_inside_the_projection_shares_the_all_reduce(mesh, weight_decay):

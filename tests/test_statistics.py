@@ -105,18 +105,45 @@ def test_zero_gradient():
   assert not any(map(np.any, jax.tree.leaves(got)))
 
 
-@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.complex64])
-def test_other_dtypes(dtype):
-  grads = contract.grads(jnp.float32)
-  grads = jax.tree.map(lambda g: g.astype(dtype), grads)
-  got = optax_gc.gradient_statistics(grads)
-  want = optax_gc.gradient_statistics(
-    jax.tree.map(lambda g: jnp.real(g).astype(jnp.float32), grads)
+@pytest.mark.parametrize(
+  'dtype',
+  [
+    *('float4_e2m1fn', 'float8_e4m3fn', 'float8_e5m2', 'float16', 'bfloat16'),
+    *('complex64', 'float64', 'complex128'),
+  ],
+)
+def test_every_dtype_is_measured_wide(dtype, x64):
+  """Beside a float32 leaf, under strict promotion: each in its own width."""
+  narrow = jax.tree.map(
+    lambda g: g.astype(dtype), contract.grads(jnp.float32)['dense']
   )
-  chex.assert_trees_all_close(got, want, rtol=1e-2, atol=1e-3)
-  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(got))
-  weights = optax_gc.weight_statistics(grads)
-  assert all(x.dtype == jnp.float32 for x in weights.values())
+  wide = jax.tree.map(lambda g: jnp.real(g.astype('complex128')), narrow)
+  ones = jnp.ones((2, 2), 'float32')
+  with jax.numpy_dtype_promotion('strict'):
+    got = optax_gc.gradient_statistics({'a': narrow, 'b': ones})
+    weights = optax_gc.weight_statistics(narrow)
+  want = optax_gc.gradient_statistics({'a': wide, 'b': ones})
+  chex.assert_trees_all_close(
+    jax.tree.map(np.float64, got), jax.tree.map(np.float64, want), rtol=1e-5
+  )
+  own = 'float64' if dtype in ('float64', 'complex128') else 'float32'
+  assert {x.dtype for x in got.leaves['a/kernel']} == {jnp.dtype(own)}
+  assert {x.dtype for x in got.leaves['b']} == {jnp.dtype('float32')}
+  assert {x.dtype for x in got.overall} == {jnp.dtype(own)}
+  np.testing.assert_allclose(
+    weights['kernel'], abs(wide['kernel'].sum(0)) / 2, rtol=1e-5, atol=1e-6
+  )
+  assert weights['kernel'].dtype == own
+
+
+@pytest.mark.parametrize('value', [0.1, 1 / 3])
+def test_where_nothing_is_left_the_norm_is_zero(value):
+  """Energy less what is removed is rounded, to below 0 or above."""
+  grads = {'kernel': jnp.full((1000, 3), value)}
+  got = jax.jit(optax_gc.gradient_statistics)(grads).overall
+  eps = float(jnp.finfo(jnp.float32).eps)
+  assert 0 <= got.norm_after <= 16 * eps * got.norm_before
+  np.testing.assert_allclose(got.removed, 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +198,55 @@ def test_recording_changes_no_update():
     optax_gc.gradient_statistics(grads),
     rtol=1e-6,
   )
+
+
+def test_frozen_leaves_keep_the_state_s_structure():
+  """Their gradients are None, and their figures are 0."""
+  params = contract.params()
+  tx = optax_gc.record_gradient_statistics()
+  before = tx.init(params)
+  grads = contract.grads() | {'conv': {'kernel': None}}
+  _, after = jax.jit(tx.update)(grads, before)
+  chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
+  got = after.gradient_statistics
+  assert not any(got.leaves['conv/kernel'])
+  chex.assert_trees_all_close(
+    got.overall, optax_gc.gradient_statistics(grads).overall, rtol=1e-6
+  )
+  message = r"'conv/kernel' of shape \(3, 3, 2, 4\) is in the updates, but not"
+  with pytest.raises(ValueError, match=message):
+    tx.update(contract.grads(), tx.init(grads))
+
+
+def test_recorded_state_under_tree_map_params_and_lookahead():
+  params = contract.params()
+  tx = optax.chain(optax_gc.record_gradient_statistics(), optax.adam(0.1))
+  state = tx.init(params)
+  doubled = optax.tree_map_params(tx, lambda x: 2 + x, state)
+  chex.assert_trees_all_equal(doubled[0], state[0])  # Holds no params.
+  np.testing.assert_array_equal(doubled[1][0].mu['head']['kernel'], 2)
+  pair = optax.LookaheadParams.init_synced(params)
+  looking = optax.chain(
+    optax_gc.record_gradient_statistics(), optax.lookahead(tx, 2, 0.5)
+  )
+  before = looking.init(pair)
+  _, after = jax.jit(looking.update)(contract.grads(), before, pair)
+  chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
+
+
+def test_statistics_print_as_a_table():
+  statistics = optax_gc.gradient_statistics(contract.grads())
+  lines = str(statistics).splitlines()
+  assert lines[0].split() == ['gradient', 'mean', 'max', 'norm', 'removed']
+  assert lines[2].startswith('all 4 arrays  ')
+  share = float(statistics.overall.removed)
+  assert lines[2].endswith(f'  {share:.1%}')
+  assert [line.split()[0] for line in lines[3:]] == list(statistics.leaves)
+  many = optax_gc.gradient_statistics({str(i): jnp.ones(2) for i in range(200)})
+  assert len(repr(many)) < 2000
+  assert repr(many).endswith('... and 180 more in .leaves')
+  traced = jax.eval_shape(optax_gc.gradient_statistics, contract.grads())
+  assert 'float32[] -> float32[]' in repr(traced)
 
 
 def test_recorded_statistics_are_found_in_a_chain():
