@@ -1,7 +1,11 @@
 """Weight axes read from the program that uses the weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import functools
+import sys
+from types import TracebackType
 from typing import Any
+import warnings
 
 import jax
 
@@ -15,6 +19,13 @@ from optax_gc._infer import (
   jaxpr as _jaxpr,
 )
 from optax_gc._infer.uses import Verdict
+
+# Verdicts on leaves that no input meets.
+_UNMET = ('never meets the inputs', 'never used')
+
+
+class NothingInferredWarning(UserWarning):
+  """Inference found no weight vectors, so there is nothing to centralize."""
 
 
 def infer_weight_axes(
@@ -55,23 +66,20 @@ def infer_weight_axes(
   framework    call
   ===========  ===============================================================
   Flax linen   ``infer_weight_axes(model.apply, variables, x)``
-  Flax NNX     ``graphdef, params, rest = nnx.split(model, nnx.Param, ...)``
-               ``fn = lambda p, rest, x: nnx.merge(graphdef, p, rest)(x)``
-               ``infer_weight_axes(fn, params, rest, x)``
+  Flax NNX     ``infer_weight_axes(lambda model, x: model(x), model, x)``
   Haiku        ``infer_weight_axes(model.apply, params, key, x)``
-  Equinox      ``params, static = eqx.partition(model, eqx.is_array)``
-               ``fn = lambda p, x: jax.vmap(eqx.combine(p, static))(x)``
-               ``infer_weight_axes(fn, params, x)``
+  Equinox      ``infer_weight_axes(lambda m, x: jax.vmap(m)(x), model, x)``
   ===========  ===============================================================
 
   Args:
     fn: A function of ``params``, the inputs and the keywords. What it returns
       does not matter; a leaf that it does not use is left alone.
     params: A tree of arrays or of ``jax.ShapeDtypeStruct``. Other leaves, such
-      as an Equinox module's functions, are left alone.
+      as an Equinox module's functions, are left alone; so are the variables
+      of a Flax NNX module that are not ``nnx.Param``, which count as data.
     *inputs: The data: trees of arrays or of ``jax.ShapeDtypeStruct``.
     strict: Whether to raise if a leaf of rank 2 or more is used in a way that
-      leaves its axes open.
+      leaves its axes open, or if none of them meets the inputs.
     overrides: Explicit axes, as in :func:`override_weight_axes`; they win.
     **kwargs: Further arguments of ``fn``.
 
@@ -81,6 +89,13 @@ def infer_weight_axes(
   Raises:
     ValueError: With ``strict``, if leaves are unresolved: all are named. If an
       override matches no leaf or does not fit its leaf.
+    TypeError: If ``fn`` is not a function of the params.
+    Exception: What ``fn`` raises is raised as it is.
+
+  Warns:
+    NothingInferredWarning: If no leaf of rank 2 or more meets the inputs, as
+      when ``fn`` closes over the batch or over the params; or if there are no
+      arrays in ``params``.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax_gc
@@ -105,46 +120,130 @@ def infer_weight_axes(
     norm is estimated from a state that is passed as data. Close over such a
     state instead.
   """
-  verdicts = read_verdicts(fn, params, *inputs, **kwargs)
+  _require_function(fn)
+  try:
+    verdicts = read_verdicts(fn, params, *inputs, **kwargs)
+  except Exception as error:
+    raise error.with_traceback(_of_the_user(error.__traceback__))
   leaves, treedef = flatten(params)
   explicit = explicit_axes(overrides, leaves)
-  axes = []
-  unresolved = []
+  axes, unresolved, unmet, matrices = [], [], [], 0
   for (names, leaf), verdict in zip(leaves, verdicts, strict=True):
     path = '/'.join(names)
     if names in explicit:
       axes.append(explicit[names])
       continue
     axes.append(_as_weight_axes(path, leaf, verdict))
-    if not verdict.resolved and leaf.ndim >= 2:
-      unresolved.append((path, leaf, verdict.reason))
+    if getattr(leaf, 'ndim', 0) < 2:
+      continue
+    line = f'  {path!r} of shape {tuple(leaf.shape)}: {verdict.reason}'
+    matrices += 1
+    if verdict.reason in _UNMET:
+      unmet.append(line)
+    if not verdict.resolved or verdict.reason == _UNMET[0]:
+      unresolved.append(line)
+  if not any(map(_jaxpr.is_array, jax.tree.leaves(params))):
+    _say('There are no arrays in the params, so there are no axes.')
+  elif matrices and len(unmet) == matrices:
+    message = '\n'.join([_NOTHING_MEETS, *unmet[:5], _NOTHING_REMEDY])
+    if strict:
+      raise ValueError(message)
+    _say(message)
   if strict and unresolved:
-    raise ValueError(_unresolved_message(unresolved))
+    raise ValueError('\n'.join([_UNRESOLVED, *unresolved, _REMEDY]))
   return jax.tree_util.tree_unflatten(treedef, axes)
+
+
+_UNRESOLVED = 'The program does not tell the weight axes of these leaves:'
+_REMEDY = (
+  'Give their axes in overrides, where None leaves a leaf alone, or pass '
+  'strict=False to leave all of them alone.'
+)
+_NOTHING_MEETS = 'No leaf of rank 2 or more meets an input, so none has axes:'
+_NOTHING_REMEDY = (
+  'Pass the params and the inputs (a batch, tokens) as arguments of '
+  'infer_weight_axes: what fn closes over is neither. fn must return what it '
+  'computes from them.'
+)
+
+
+def _say(message: str) -> None:
+  warnings.warn(message, NothingInferredWarning, stacklevel=3)
 
 
 def read_verdicts(
   fn: Callable[..., Any], params: Any, *inputs: Any, **kwargs: Any
 ) -> list[Verdict]:
   """A verdict for each of ``jax.tree.leaves(params)``, in their order."""
-  count = len(jax.tree.leaves(params))
+  is_param = _are_params(params)
   flat, treedef = jax.tree.flatten(((params, *inputs), kwargs))
   traced = [i for i, x in enumerate(flat) if _jaxpr.is_array(x)]
 
-  def call(*arrays):
-    filled = list(flat)
-    for i, array in zip(traced, arrays, strict=True):
-      filled[i] = array
-    args, kwargs = jax.tree.unflatten(treedef, filled)
-    return fn(*args, **kwargs)
+  @functools.wraps(fn, updated=())
+  def call(*arrays: Any) -> Any:
+    return _call(fn, flat, treedef, dict(zip(traced, arrays, strict=True)))
 
   arrays = [flat[i] for i in traced]
   jaxpr = _jaxpr.trace(call, *arrays)
-  leaves = [i if i < count else None for i in traced]
+  leaves = [i if i < len(is_param) and is_param[i] else None for i in traced]
   found = _interpreter.read(jaxpr, leaves, [x.shape for x in arrays])
+  others = [
+    'not an array: left alone' if param else 'not a parameter: left alone'
+    for param in is_param
+  ]
+  return [found.get(i, Verdict((), (), o)) for i, o in enumerate(others)]
+
+
+def _call(
+  fn: Callable[..., Any], flat: Sequence[Any], treedef: Any, new: dict[int, Any]
+) -> Any:
+  """Calls the user's function with some leaves of its arguments replaced."""
+  filled = [new.get(i, leaf) for i, leaf in enumerate(flat)]
+  args, kwargs = jax.tree.unflatten(treedef, filled)
+  return fn(*args, **kwargs)
+
+
+def _of_the_user(traceback: TracebackType | None) -> TracebackType | None:
+  """What is below the call of the user's function, if it was called."""
+  frame = traceback
+  while frame:
+    if frame.tb_frame.f_code is _call.__code__:
+      return frame.tb_next
+    frame = frame.tb_next
+  return traceback
+
+
+def _require_function(fn: Any) -> None:
+  """Raises if something else stands in the place of the function."""
+  name = type(fn).__name__
+  if callable(getattr(fn, 'apply', None)):
+    raise TypeError(
+      f'fn is a {name}, which is not a function of the params: pass its apply, '
+      'as in infer_weight_axes(model.apply, params, x).'
+    )
+  if not callable(fn):
+    raise TypeError(
+      f'fn is a {name}, not a function. Pass the function first, then its '
+      'params and inputs: infer_weight_axes(fn, params, x).'
+    )
+  held = [x for x in jax.tree.leaves(fn) if _jaxpr.is_array(x)]
+  if held and not isinstance(fn, jax.tree_util.Partial):
+    raise TypeError(
+      f'fn is a {name} that holds arrays, which are read only as an argument: '
+      'infer_weight_axes(lambda model, x: model(x), model, x).'
+    )
+
+
+def _are_params(params: Any) -> list[bool]:
+  """Which leaves are params: in a module of Flax NNX not every variable is."""
+  nnx = sys.modules.get('flax.nnx')
+  if nnx is None:
+    return [True] * len(jax.tree.leaves(params))
+  is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
   return [
-    found.get(i, Verdict((), (), 'not an array: left alone'))
-    for i in range(count)
+    not is_variable(node) or isinstance(node, nnx.Param)
+    for node in jax.tree.leaves(params, is_leaf=is_variable)
+    for _ in jax.tree.leaves(node)
   ]
 
 
@@ -154,18 +253,3 @@ def _as_weight_axes(path: str, leaf: Any, verdict: Verdict) -> WeightAxes:
     reduction, reason = (), f'{reason}; holds {leaf.dtype}: left alone'
   axes = WeightAxes(reduction, verdict.output, reason, verdict.convolution)
   return normalize(axes, path, leaf)
-
-
-def _unresolved_message(unresolved) -> str:
-  lines = [
-    f'  {path!r} of shape {tuple(leaf.shape)}: {reason}'
-    for path, leaf, reason in unresolved
-  ]
-  return '\n'.join(
-    [
-      'The program does not tell the weight axes of these leaves:',
-      *lines,
-      'Give their axes in overrides, where None leaves a leaf alone, or pass '
-      'strict=False to leave all of them alone.',
-    ]
-  )

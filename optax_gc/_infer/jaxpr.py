@@ -36,6 +36,8 @@ def trace(fn: Callable[..., Any], *args: Any) -> Any:
     The jaxpr; the inputs of its program are the leaves of ``args``.
   """
 
+  # In JAX's errors it is the user's function that is traced.
+  @functools.wraps(fn, updated=())
   def arrays_of(*args):
     return [x for x in jax.tree.leaves(fn(*args)) if is_array(x)]
 
