@@ -13,7 +13,7 @@ from optax_gc._conventions.resolve import match_weight_axes
 from optax_gc._conventions.torch import torch_weight_axes
 
 # Infer: axes read from the model's own program; correct, save and check them.
-from optax_gc._infer.api import infer_weight_axes
+from optax_gc._infer.api import NothingInferredWarning, infer_weight_axes
 from optax_gc._axes.rules import override_weight_axes
 from optax_gc._axes.saving import weight_axes_from_dict, weight_axes_to_dict
 from optax_gc._rank_check import AxesCheck, check_weight_axes
@@ -49,6 +49,7 @@ __all__ = [
   'torch_weight_axes',
   'weight_mask',
   # Infer.
+  'NothingInferredWarning',
   'infer_weight_axes',
   'override_weight_axes',
   'weight_axes_from_dict',

@@ -76,7 +76,7 @@ def infer_weight_axes(
       does not matter; a leaf that it does not use is left alone.
     params: A tree of arrays or of ``jax.ShapeDtypeStruct``. Other leaves, such
       as an Equinox module's functions, are left alone; so are the variables
-      of a Flax NNX module that are not ``nnx.Param``, which count as data.
+      of a Flax NNX module that are not ``nnx.Param``.
     *inputs: The data: trees of arrays or of ``jax.ShapeDtypeStruct``.
     strict: Whether to raise if a leaf of rank 2 or more is used in a way that
       leaves its axes open, or if none of them meets the inputs.
@@ -124,27 +124,27 @@ def infer_weight_axes(
   try:
     verdicts = read_verdicts(fn, params, *inputs, **kwargs)
   except Exception as error:
-    raise error.with_traceback(_of_the_user(error.__traceback__))
+    user = _of_the_user(error.__traceback__)
+    raise error.with_traceback(user)  # noqa: B904
   leaves, treedef = flatten(params)
   explicit = explicit_axes(overrides, leaves)
-  axes, unresolved, unmet, matrices = [], [], [], 0
+  axes, unresolved, unmet, met = [], [], [], False
   for (names, leaf), verdict in zip(leaves, verdicts, strict=True):
     path = '/'.join(names)
+    line = f'  {path!r} of shape {getattr(leaf, "shape", ())}: {verdict.reason}'
+    matrix = getattr(leaf, 'ndim', 0) >= 2
+    met = met or (matrix and verdict.reason not in _UNMET)
     if names in explicit:
       axes.append(explicit[names])
       continue
     axes.append(_as_weight_axes(path, leaf, verdict))
-    if getattr(leaf, 'ndim', 0) < 2:
-      continue
-    line = f'  {path!r} of shape {tuple(leaf.shape)}: {verdict.reason}'
-    matrices += 1
-    if verdict.reason in _UNMET:
+    if matrix and verdict.reason in _UNMET:
       unmet.append(line)
-    if not verdict.resolved or verdict.reason == _UNMET[0]:
+    if matrix and (not verdict.resolved or verdict.reason == _UNMET[0]):
       unresolved.append(line)
   if not any(map(_jaxpr.is_array, jax.tree.leaves(params))):
     _say('There are no arrays in the params, so there are no axes.')
-  elif matrices and len(unmet) == matrices:
+  elif unmet and not met:
     message = '\n'.join([_NOTHING_MEETS, *unmet[:5], _NOTHING_REMEDY])
     if strict:
       raise ValueError(message)
@@ -185,13 +185,17 @@ def read_verdicts(
 
   arrays = [flat[i] for i in traced]
   jaxpr = _jaxpr.trace(call, *arrays)
-  leaves = [i if i < len(is_param) and is_param[i] else None for i in traced]
+  count = len(is_param)
+  leaves = [i if i < count else None for i in traced]
   found = _interpreter.read(jaxpr, leaves, [x.shape for x in arrays])
-  others = [
-    'not an array: left alone' if param else 'not a parameter: left alone'
-    for param in is_param
+  return [
+    found.get(i, _NOT_AN_ARRAY) if is_param[i] else _NOT_A_PARAM
+    for i in range(count)
   ]
-  return [found.get(i, Verdict((), (), o)) for i, o in enumerate(others)]
+
+
+_NOT_AN_ARRAY = Verdict((), (), 'not an array: left alone')
+_NOT_A_PARAM = Verdict((), (), 'not a parameter: left alone')
 
 
 def _call(

@@ -1,7 +1,11 @@
 """The public side of inference: frameworks, strictness, overrides, saving."""
 
 import json
+import traceback
+from typing import Any, NamedTuple
 
+from flax import linen as nn
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
@@ -126,13 +130,113 @@ def test_leaves_that_are_no_arrays_are_left_alone():
   assert axes['activation'].reason == 'not an array: left alone'
 
 
-def test_a_closed_over_input_is_no_data():
-  x = jnp.ones((2, 4))
+NOTHING = optax_gc.NothingInferredWarning
+
+
+@pytest.mark.parametrize(
+  ('fn', 'inputs', 'reason'),
+  [
+    # The batch is closed over; the params are; nothing is returned.
+    (lambda p: jnp.tanh(jnp.ones((2, 4)) @ p['w']).sum() * p['w'], (), 'never'),
+    (lambda p, x: x @ jnp.ones((4, 4)), (X,), 'never used'),
+    (lambda p, x: None, (X,), 'never used'),
+  ],
+)
+def test_a_call_without_effect_says_so(fn, inputs, reason):
+  params = {'b': f32(4), 'w': f32(4, 4)}
+  message = f"(?s)meets an input.*'w' of shape .*: {reason}.*as arguments"
+  with pytest.warns(NOTHING, match=message):
+    axes = optax_gc.infer_weight_axes(fn, params, *inputs)
+  assert reductions(axes) == {'b': (), 'w': ()}
+  with pytest.raises(ValueError, match=message):
+    optax_gc.infer_weight_axes(fn, params, *inputs, strict=True)
+
+
+@pytest.mark.filterwarnings('error')
+def test_an_embedding_alone_meets_its_input():
   axes = optax_gc.infer_weight_axes(
-    lambda w: jnp.tanh(jnp.sin(x) @ w) @ w, f32(4, 4)
+    lambda w, i: w[i], f32(8, 4), jax.ShapeDtypeStruct((2,), 'int32')
   )
-  assert axes.reduction_axis == ()
-  assert 'never meets the inputs' in axes.reason
+  assert axes.reason == 'looked up by gather'
+
+
+def test_a_tree_without_arrays_has_no_axes_and_says_so():
+  with pytest.warns(NOTHING, match='no arrays in the params'):
+    assert optax_gc.infer_weight_axes(lambda p, x: x, {}, X) == {}
+
+
+def test_strict_names_what_a_result_depends_on_and_no_input_meets():
+  def fn(p, x):
+    return x @ p['a'], p['c'].sum()
+
+  params = {'a': f32(4, 4), 'b': f32(4, 4), 'c': f32(4, 4)}
+  message = r"'c' of shape \(4, 4\): never meets the inputs\n"
+  with pytest.raises(ValueError, match=message) as error:
+    optax_gc.infer_weight_axes(fn, params, X, strict=True)
+  assert "'b'" not in str(error.value)
+
+
+# What stands in the place of the function.
+
+
+class _Linear(NamedTuple):
+  w: Any
+
+  def __call__(self, x):
+    return x @ self.w
+
+
+@pytest.mark.parametrize(
+  ('fn', 'remedy'),
+  [
+    (nn.Dense(3), 'is a Dense, .* pass its apply'),
+    (hk.transform(lambda x: hk.Linear(3)(x)), 'Transformed, .* pass its apply'),
+    (
+      {'w': X},
+      r'is a dict, not a function.*infer_weight_axes\(fn, params, x\)',
+    ),
+    (_Linear(jnp.ones((4, 3))), 'holds arrays.*lambda model, x: model'),
+  ],
+)
+def test_what_is_no_function_of_params_raises_with_the_remedy(fn, remedy):
+  with pytest.raises(TypeError, match=remedy):
+    optax_gc.infer_weight_axes(fn, {'w': f32(4, 3)}, X)
+
+
+def _mistaken(p, x):
+  try:
+    raise ValueError('cause')
+  except ValueError as cause:
+    raise KeyError('mine') from cause
+
+
+def _untraceable(p, x):
+  return x @ p['w'] if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(
+  ('fn', 'kind', 'message'),
+  [
+    (_mistaken, KeyError, 'mine'),
+    (_untraceable, jax.errors.TracerBoolConversionError, '_untraceable at'),
+    (lambda p: p, TypeError, '1 positional argument but 2 were given'),
+  ],
+)
+def test_errors_inside_of_a_function_are_its_own(fn, kind, message):
+  with pytest.raises(kind, match=message) as error:
+    optax_gc.infer_weight_axes(fn, {'w': f32(4, 4)}, X)
+  frames = [
+    frame.f_code for frame, _ in traceback.walk_tb(error.value.__traceback__)
+  ]
+  own = [
+    i for i, code in enumerate(frames) if 'optax_gc/_infer' in code.co_filename
+  ]
+  # The test, then one frame of ours, then the function.
+  assert own == [1]
+  if fn in (_mistaken, _untraceable):
+    assert frames[2] is fn.__code__
+  if fn is _mistaken:
+    assert isinstance(error.value.__cause__, ValueError)
 
 
 def test_strict_names_every_open_leaf_at_once():
@@ -242,75 +346,6 @@ def test_feeds_the_transformation_and_muon():
     specs = optax_gc.muon_dimension_numbers(axes)
     assert specs['b'].reduction_axis == (1,)
     assert specs['bias'] is None
-
-
-def test_linen():
-  nn = pytest.importorskip('flax.linen')
-  attention = nn.MultiHeadDotProductAttention(2, dropout_rate=0.1)
-  x = f32(2, 3, 4)
-  variables = jax.eval_shape(
-    lambda x: attention.init(jax.random.key(0), x, deterministic=True), x
-  )
-  axes = optax_gc.infer_weight_axes(
-    attention.apply,
-    variables,
-    x,
-    deterministic=False,
-    rngs={'dropout': jax.random.key(0)},
-  )['params']
-  assert axes['query']['kernel'].reduction_axis == (0,)
-  assert axes['out']['kernel'].reduction_axis == (0, 1)
-  assert axes['out']['kernel'].reason.endswith('/out')
-  assert axes['query']['bias'].reduction_axis == ()
-
-
-def test_nnx():
-  nnx = pytest.importorskip('flax.nnx')
-  rngs = nnx.Rngs(0)
-
-  class Model(nnx.Module):
-    def __init__(self):
-      self.norm = nnx.BatchNorm(4, rngs=rngs)
-      self.dropout = nnx.Dropout(0.1, rngs=rngs)
-      self.dense = nnx.LinearGeneral((4,), (2, 2), axis=-1, rngs=rngs)
-
-    def __call__(self, x):
-      return self.dense(self.dropout(self.norm(x)))
-
-  graphdef, params, rest = nnx.split(Model(), nnx.Param, ...)
-  axes = optax_gc.infer_weight_axes(
-    lambda p, rest, x: nnx.merge(graphdef, p, rest)(x), params, rest, X
-  )
-  assert isinstance(axes, nnx.State)
-  assert reductions(axes) == {
-    'dense/bias': (),
-    'dense/kernel': (0,),
-    'norm/bias': (),
-    'norm/scale': (),
-  }
-
-
-def test_haiku():
-  hk = pytest.importorskip('haiku')
-  net = hk.transform(lambda x: hk.Conv2DTranspose(4, 3)(x))
-  x = f32(1, 5, 5, 2)
-  params = jax.eval_shape(net.init, jax.random.PRNGKey(0), x)
-  axes = optax_gc.infer_weight_axes(net.apply, params, jax.random.PRNGKey(0), x)
-  assert axes['conv2_d_transpose']['w'].reduction_axis == (0, 1, 3)
-  assert axes['conv2_d_transpose']['b'].reduction_axis == ()
-
-
-def test_equinox():
-  eqx = pytest.importorskip('equinox')
-  mlp = eqx.nn.MLP(4, 3, 5, 1, key=jax.random.key(0))
-  params, static = eqx.partition(mlp, eqx.is_array)
-  axes = optax_gc.infer_weight_axes(
-    lambda p, x: jax.vmap(eqx.combine(p, static))(x), params, X
-  )
-  assert axes.layers[0].weight.reduction_axis == (1,)
-  assert axes.layers[1].bias.reduction_axis == ()
-  whole = optax_gc.infer_weight_axes(lambda m, x: jax.vmap(m)(x), mlp, X)
-  assert whole.layers[1].weight.reduction_axis == (1,)
 
 
 @pytest.mark.parametrize('entry', [{}, None, {'reduction_axis': [0]}])

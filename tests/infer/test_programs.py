@@ -10,6 +10,11 @@ import pytest
 import optax_gc
 from tests.infer import programs
 
+# A program may use none of its leaves.
+pytestmark = pytest.mark.filterwarnings(
+  'ignore::optax_gc.NothingInferredWarning'
+)
+
 # 200 with the profile of CI, 2,000 with `--hypothesis-profile=nightly`.
 _EXAMPLES = max(200, settings.default.max_examples)
 _DENSE = programs.kernel((6, 4), 0)
