@@ -26,13 +26,16 @@ HOUSE = [
   '_conventions.derived',
   '_infer',
   '_centralize',
+  '_table',
   '_summary',
+  '_figures',
   '_statistics',
+  '_record',
   '_rank_check',
   'optimizers',
 ]
 LONGEST = 300
-TOO_LONG_YET = {'_rank_check', '_statistics', 'optimizers._all'}
+TOO_LONG_YET = {'_rank_check'}
 
 
 def name_of(path: pathlib.Path) -> str:
