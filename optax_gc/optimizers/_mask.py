@@ -1,34 +1,24 @@
 """Which leaves are decayed."""
 
-from collections.abc import Callable
 import functools
 from typing import Any
 
 import jax
 import numpy as np
 
-from optax_gc._conventions.resolve import weight_axes_resolver
-from optax_gc._partition import resolve_parts
+from optax_gc._conventions.derived import weight_mask
+from optax_gc._conventions.resolve import as_convention
 
 
-def decay_mask(mask: Any, weight_axes: Any, partition_specs: Any) -> Any:
+def decay_mask(mask: Any, weight_axes: Any) -> Any:
   """What `optax.masked` takes, with errors that say what is wrong."""
   if mask is None:
     return None
   if isinstance(mask, str) and mask == 'weights':
-    return _weights_of(weight_axes, partition_specs)
+    is_tree = as_convention(weight_axes) is None
+    # A tree of axes is matched by path, as the transformation does.
+    return weight_mask((lambda _: weight_axes) if is_tree else weight_axes)
   return functools.partial(_checked_mask, mask)
-
-
-def _weights_of(weight_axes: Any, partition_specs: Any) -> Callable[[Any], Any]:
-  resolve = weight_axes_resolver(weight_axes)
-
-  def mask(tree: Any) -> Any:
-    parts = resolve_parts(resolve, partition_specs, tree, reduces=False)
-    flags = [bool(part.axes) for part in parts]
-    return jax.tree.unflatten(jax.tree.structure(tree), flags)
-
-  return mask
 
 
 def _checked_mask(mask: Any, tree: Any) -> Any:

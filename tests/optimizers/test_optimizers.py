@@ -99,61 +99,6 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize('name', ['sgd', 'adam', 'adagrad'])
-@pytest.mark.parametrize('decay', [0.1, lambda step: 0.1 * step])
-def test_decay_inside_the_projection_is_that_of_the_chain(name, decay):
-  """P(g + rate w) = P g + rate P w, also where nothing is projected."""
-  key = jax.random.key(0)
-  params = {
-    'dense': {'kernel': jax.random.normal(key, (6, 4)), 'bias': jnp.ones(4)},
-    'spared': {'kernel': jax.random.normal(key, (3, 2))},
-    'one': {'kernel': jnp.ones((1, 4)), 'bias': jnp.ones(4)},
-    'none': None,
-  }
-  mask = {'dense': True, 'spared': False, 'one': True, 'none': True}
-  make = functools.partial(getattr(optax_gc.optimizers, name), 0.1)
-  add = optax.add_decayed_weights
-  if callable(decay):
-    add = optax.inject_hyperparams(add, static_args='mask')
-  chain = optax.chain(add(weight_decay=decay, mask=mask), make())
-
-  def wiggle(t, p):
-    return jax.tree.map(lambda x: jnp.sin(t + 3 * x), p)
-
-  with enable_x64(True):
-    params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
-    expected = run(chain, params, wiggle, 4)[-1]
-    got = run(make(weight_decay=decay, mask=mask), params, wiggle, 4)[-1]
-  chex.assert_trees_all_close(got, expected, rtol=1e-12, atol=1e-12)
-
-
-def test_decay_is_projected_along_the_axes_of_the_updates():
-  """Params that are not trained neither count nor have to have axes."""
-  key = jax.random.key(0)
-  kernel, bias = jax.random.normal(key, (8, 4, 8)), jnp.ones((8, 8))
-  params = {'kernel': kernel, 'bias': bias}
-  grads = {'kernel': jnp.sin(kernel), 'bias': None}
-  for axes in (None, {'kernel': optax_gc.WeightAxes(0)}):
-    tx = optax_gc.optimizers.sgd(1.0, weight_decay=0.1, weight_axes=axes)
-    updates, _ = tx.update(grads, tx.init(grads), params)
-    gc = optax_gc.gc(axes)
-    summed = {'kernel': grads['kernel'] + 0.1 * kernel, 'bias': None}
-    expected, _ = gc.update(summed, gc.init(grads))
-    chex.assert_trees_all_close(
-      updates['kernel'], -expected['kernel'], rtol=1e-5, atol=1e-6
-    )
-
-
-def test_decay_of_narrow_params_is_projected_in_the_dtype_of_the_sum():
-  """Float32 gradients: `e^T w` is not moved by the rounding of `P w`."""
-  kernel = 1 + jax.random.normal(jax.random.key(0), (512, 4), jnp.bfloat16)
-  grads = {'kernel': jnp.zeros((512, 4))}
-  tx = optax_gc.optimizers.sgd(1.0, weight_decay=1.0)
-  updates, _ = tx.update(grads, tx.init(grads), {'kernel': kernel})
-  assert updates['kernel'].dtype == jnp.float32
-  assert abs(updates['kernel'].mean(0)).max() < 1e-6
-
-
 @pytest.mark.parametrize('where', ['gradient', 'update'])
 @pytest.mark.parametrize('name', FORMULAS)
 def test_formula(name, where):
@@ -228,25 +173,6 @@ def test_conv_only_and_weight_axes_reach_the_transformation():
       assert abs(updates['dense']['kernel'].mean(0)).max() > 1e-3
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_mask_says_what_is_decayed(name):
-  """Leaves that the mask leaves out step as if there were no decay."""
-  make = getattr(optax_gc.optimizers, name)
-  mask = {'conv': True, 'dense': {'kernel': True, 'bias': False}, 'head': False}
-  decayed, plain = make(0.1, weight_decay=0.5), make(0.1, weight_decay=0.0)
-  p, g = contract.params(), contract.grads()
-  wanted, _ = decayed.update(g, decayed.init(p), p)
-  free, _ = plain.update(g, plain.init(p), p)
-  for given in (mask, lambda params: mask):
-    tx = make(0.1, weight_decay=0.5, mask=given)
-    updates, _ = tx.update(g, tx.init(p), p)
-    chex.assert_trees_all_close(updates['conv'], wanted['conv'], rtol=1e-6)
-    chex.assert_trees_all_close(updates['head'], free['head'], rtol=1e-6)
-    chex.assert_trees_all_close(
-      updates['dense']['bias'], free['dense']['bias'], rtol=1e-6
-    )
-
-
 STATIC = ('weight_axes', 'mask', 'where')
 
 
@@ -279,26 +205,6 @@ def test_inject_hyperparams_with_no_static_arguments(name):
   state.hyperparams['learning_rate'] = jnp.array(0.0)
   updates, _ = jax.jit(tx.update)(wiggle(0, p), state, p)
   assert not any(u.any() for u in jax.tree.leaves(updates))
-
-
-@pytest.mark.parametrize('name', NAMES)
-def test_needs_no_params_without_decay(name):
-  tx = getattr(optax_gc.optimizers, name)(0.1, weight_decay=0.0)
-  p, g = contract.params(), contract.grads()
-  if name == 'ranger':
-    with pytest.raises(ValueError, match='given no `params`'):
-      tx.update(g, tx.init(p))
-  else:
-    tx.update(g, tx.init(p))
-
-
-@pytest.mark.parametrize('name', NAMES)
-def test_decay_without_params(name):
-  tx = getattr(optax_gc.optimizers, name)(0.1, weight_decay=0.1)
-  p, g = contract.params(), contract.grads()
-  message = 'not passing `params`|given no `params`'
-  with pytest.raises(ValueError, match=message):
-    jax.jit(tx.update)(g, tx.init(p))
 
 
 def test_zero_gradients_are_no_nan():
@@ -351,23 +257,6 @@ def test_sync_period_below_one():
 def test_damped_nesterov():
   with pytest.raises(ValueError, match=r'nesterov=True or dampening=0\.9'):
     optax_gc.optimizers.sgd(0.1, 0.9, nesterov=True, dampening=0.9)
-
-
-@pytest.mark.parametrize('name', NAMES)
-@pytest.mark.parametrize(
-  ('mask', 'error', 'message'),
-  [
-    ({'dense': True}, ValueError, 'mask of the weight decay does not match'),
-    (lambda p: {'x': True}, ValueError, 'does not match the params'),
-    ('bias', TypeError, "holds 'bias'; give True for what is decayed"),
-    ({'conv': 1, 'dense': 0, 'head': 0}, TypeError, 'give True'),
-  ],
-  ids=['partial', 'callable', 'string', 'numbers'],
-)
-def test_masks_that_do_not_match(name, mask, error, message):
-  tx = getattr(optax_gc.optimizers, name)(0.1, weight_decay=0.1, mask=mask)
-  with pytest.raises(error, match=message):
-    tx.init(contract.params())
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -432,29 +321,3 @@ def test_nesterov_with_injected_hyperparams():
   updates, _ = tx.update(g, tx.init(p), p)
   expected, _ = plain.update(g, plain.init(p), p)
   chex.assert_trees_all_close(updates, expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-  'make', [optax_gc.optimizers.sgd, optax_gc.optimizers.adamw]
-)
-def test_decay_may_be_a_schedule(make):
-  p, g = contract.params(), contract.grads()
-  tx, plain = make(0.1, weight_decay=lambda t: 0.5), make(0.1, weight_decay=0.5)
-  updates, _ = jax.jit(tx.update)(g, tx.init(p), p)
-  expected, _ = plain.update(g, plain.init(p), p)
-  chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_adagrad_of_zero_gradients_in_float16():
-  p = {'w': jnp.ones((3, 2), jnp.float16)}
-  tx = optax_gc.optimizers.adagrad(0.1)
-  updates, _ = tx.update(p, tx.init(p), p)
-  assert not updates['w'].any()
-
-
-@pytest.mark.parametrize('mask', [{}, {'w': None}])
-def test_an_empty_mask_is_no_function(mask):
-  p = {'w': jnp.ones((3, 2))}
-  tx = optax_gc.optimizers.adamw(0.1, mask=mask)
-  with pytest.raises(ValueError, match='does not match the params'):
-    tx.update(p, tx.init(p), p)
