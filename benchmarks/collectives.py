@@ -15,14 +15,13 @@ import json
 import pathlib
 
 import jax
-import rich.console
 import rich.progress
-import rich.table
 
 from benchmarks.lib import topologies
 from benchmarks.lib.machine import RESULTS, begun, versions
 from tests import hlo, sharded_step
 
+PAGE = pathlib.Path(__file__).parents[1] / 'docs/data/sharding_tables.md'
 PLATFORMS = ('cpu', 'h100x4', 'v5e-2x2')
 WAYS = ('jit', 'shard_map')
 PACKAGES = ('jax', 'jaxlib', 'optax', 'jax-cuda12-plugin', 'libtpu')
@@ -54,33 +53,57 @@ def measure(platform, layout, way):
   }
 
 
-def _written(counts):
-  return ', '.join(f'{n} {kind}' for kind, n in sorted(counts.items())) or '-'
-
-
 def _added(row):
-  kinds = {*row['step'], *row['centralized_step']}
-  added = {k: row['centralized_step'][k] - row['step'][k] for k in kinds}
-  return _written({kind: n for kind, n in added.items() if n})
+  """The collectives that a whole step gains, by kind."""
+  before, after = row['step'], row['centralized_step']
+  added = {k: after.get(k, 0) - before.get(k, 0) for k in {*before, *after}}
+  return {kind: n for kind, n in added.items() if n}
 
 
-def table(rows):
-  out = rich.table.Table('platform', 'layout', 'way', 'update alone', 'added')
-  out.add_column('temporaries: update', justify='right')
-  out.add_column('added', justify='right')
-  out.add_column('peak: added', justify='right')
-  for row in rows:
-    out.add_row(
-      row['platform'],
-      row['layout'],
-      row['way'],
-      _written(row['update']),
-      _added(row),
-      f'{row["temporary_share"]:.2%}',
-      f'{row["added_temporary_share"]:+.2%}',
-      f'{row["added_peak_share"]:+.2%}',
-    )
-  return out
+def _counts(counts):
+  return ', '.join(f'{n} {kind}' for kind, n in sorted(counts.items())) or '0'
+
+
+# A column of the page: a title and how to write a program's number.
+COLUMNS = {
+  'Collectives of the update alone': lambda row: _counts(row['update']),
+  'Collectives that a whole step gains': lambda row: _counts(_added(row)),
+  "Temporaries of the update, as a share of a device's gradients": (
+    lambda row: f'{row["temporary_share"]:.2%}'
+  ),
+  'Temporaries that a whole step gains': (
+    lambda row: f'{row["added_temporary_share"]:+.2%}'
+  ),
+  'Memory in use at the peak that a whole step gains': (
+    lambda row: f'{row["added_peak_share"]:+.2%}'
+  ),
+}
+TITLES = {'cpu': '8 CPUs', 'h100x4': '4 x H100', 'v5e-2x2': 'TPU v5e 2x2'}
+
+
+def tables(report):
+  """The page of all tables: a row a layout, under `jit` and in `shard_map`."""
+  rows = {(r['platform'], r['layout'], r['way']): r for r in report['programs']}
+  platforms = [p for p in PLATFORMS if any(key[0] == p for key in rows)]
+  parts = ['# Sharding: all tables']
+  parts += ['`python -m benchmarks collectives` writes this page.']
+  parts += [
+    'Each cell has the program under `jit`, then in `shard_map`. '
+    '[Many devices](../sharding.md) says what was compiled.'
+  ]
+  parts += [', '.join(f'{k} {v}' for k, v in report['machine'].items()) + '.']
+  for title, write in COLUMNS.items():
+    lines = [['layout', *(TITLES[p] for p in platforms)]]
+    lines += [['---'] * len(lines[0])]
+    for layout in sharded_step.LAYOUTS:
+      cells = [
+        '; '.join(write(rows[platform, layout, way]) for way in WAYS)
+        for platform in platforms
+      ]
+      lines.append([layout, *cells])
+    table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    parts += [f'## {title}', table]
+  return '\n\n'.join(parts) + '\n'
 
 
 def main():
@@ -89,6 +112,7 @@ def main():
   parser.add_argument(
     '--results', type=pathlib.Path, default=RESULTS / 'collectives.json'
   )
+  parser.add_argument('--page', type=pathlib.Path, default=PAGE)
   args = parser.parse_args()
   jax.config.update('jax_num_cpu_devices', 8)
   args.results.parent.mkdir(exist_ok=True)
@@ -101,7 +125,8 @@ def main():
   for key in rich.progress.track(todo, description='Compiling'):
     rows.append(measure(*key))
     args.results.write_text(json.dumps(report, indent=1) + '\n')
-  rich.console.Console(width=120).print(table(rows))
+  if args.platforms == PLATFORMS:
+    args.page.write_text(tables(report))
 
 
 if __name__ == '__main__':

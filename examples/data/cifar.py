@@ -58,7 +58,7 @@ def _read(path: Path, key: bytes) -> tuple[np.ndarray, np.ndarray]:
       batch = unpickle.load(file, unpickle.NUMPY, encoding='bytes')
       pixels, labels = batch[b'data'], np.asarray(batch[key], np.int32)
     except (pickle.UnpicklingError, LookupError, TypeError, EOFError) as error:
-      raise ValueError(f'{path} is no batch of CIFAR: {error!r}') from error
+      raise ValueError(f'{path} is not a batch of CIFAR: {error!r}') from error
   if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * 32 * 32):
     raise ValueError(
       f'{path} holds {pixels.dtype} of shape {pixels.shape} and {len(labels)} '

@@ -186,7 +186,7 @@ def _class_folders(folder: Path) -> tuple[Part, Part, tuple[str, ...]]:
       f'{folder}: train and {held_out} must have the same classes; '
       f'{len(odd)} are in one alone: {", ".join(odd[:5])}.'
     )
-  train, test = (_labelled(part, names) for part in parts)
+  train, test = (_labeled(part, names) for part in parts)
   return train, test, tuple(names)
 
 
@@ -222,10 +222,10 @@ def _few_shot_files(folder: Path) -> tuple[Part, Part, tuple[str, ...]]:
       'the first.'
     )
   names = sorted(rows)
-  return _labelled(train, names), _labelled(test, names), tuple(names)
+  return _labeled(train, names), _labeled(test, names), tuple(names)
 
 
-def _labelled(pictures: Iterable[tuple[Path, str]], names: list[str]) -> Part:
+def _labeled(pictures: Iterable[tuple[Path, str]], names: list[str]) -> Part:
   label = {name: i for i, name in enumerate(names)}
   paths, of_class = zip(*pictures, strict=True)
   labels = np.array([label[name] for name in of_class], np.int32)

@@ -33,7 +33,9 @@ def read_idx(path: Path) -> np.ndarray:
   if (
     len(content) < 4 or content[:2] != b'\0\0' or content[2] not in _IDX_DTYPES
   ):
-    raise ValueError(f'{path} is no IDX file: it begins with {content[:4]!r}.')
+    raise ValueError(
+      f'{path} is not an IDX file: it begins with {content[:4]!r}.'
+    )
   dtype, rank = np.dtype(_IDX_DTYPES[content[2]]), content[3]
   start = 4 + 4 * rank
   shape = tuple(np.frombuffer(content[4:start], '>u4').tolist())

@@ -34,7 +34,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
   Raises:
     pickle.UnpicklingError: If the file holds more than tensors.
-    ValueError: If it is no such file.
+    ValueError: If it is not such a file.
   """
   if zipfile.is_zipfile(path):
     return _read_zip(path)
@@ -59,9 +59,11 @@ def _read_stream(file: IO[bytes], path: Path) -> dict[str, np.ndarray]:
   try:
     magic = unpickle.load(file, {})
   except (pickle.UnpicklingError, EOFError) as error:
-    raise ValueError(f'{path} is no file of torch.save: {error}') from error
+    raise ValueError(f'{path} is not a file of torch.save: {error}') from error
   if magic != _MAGIC:
-    raise ValueError(f'{path} is no file of torch.save: it begins {magic!r}.')
+    raise ValueError(
+      f'{path} is not a file of torch.save: it begins {magic!r}.'
+    )
   for _ in ('protocol', 'system'):
     unpickle.load(file, {})
   storages: dict[str, np.ndarray] = {}

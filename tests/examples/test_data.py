@@ -121,9 +121,12 @@ def test_cifar100_has_fine_labels(tmp_path):
 @pytest.mark.parametrize(
   ('content', 'message'),
   [
-    (b'', 'is no batch of CIFAR: EOFError'),
-    (python2_pickle([1, 2]), 'is no batch of CIFAR: TypeError'),
-    (python2_pickle({b'data': 1}), "is no batch of CIFAR: KeyError.b'labels'"),
+    (b'', 'is not a batch of CIFAR: EOFError'),
+    (python2_pickle([1, 2]), 'is not a batch of CIFAR: TypeError'),
+    (
+      python2_pickle({b'data': 1}),
+      "is not a batch of CIFAR: KeyError.b'labels'",
+    ),
     (
       python2_pickle({b'labels': [1], b'data': np.zeros((1, 9), np.uint8)}),
       r'uint8 of shape \(1, 9\) and 1 labels: no 32x32 images',
@@ -177,7 +180,7 @@ def test_unknown_data_set():
 
 
 def write_picture(path, size, left=(255, 0, 0), right=(0, 0, 255)):
-  """Two halves, in two colours."""
+  """Two halves, in two colors."""
   Image = pytest.importorskip('PIL.Image')
   pixels = np.empty((size[1], size[0], 3), np.uint8)
   pixels[:, : size[0] // 2], pixels[:, size[0] // 2 :] = left, right
@@ -322,8 +325,8 @@ def test_transparent_pictures_lie_on_white(tmp_path):
   Image = pytest.importorskip('PIL.Image')
   from examples.data import clipart
 
-  for mode, colour in (('RGBA', (0, 0, 0, 51)), ('LA', (0, 51))):
-    Image.new(mode, (64, 64), colour).save(tmp_path / 'a.png')
+  for mode, color in (('RGBA', (0, 0, 0, 51)), ('LA', (0, 51))):
+    Image.new(mode, (64, 64), color).save(tmp_path / 'a.png')
     got = clipart.read_picture(tmp_path / 'a.png', 8)
     np.testing.assert_allclose(got, np.full((8, 8, 3), 0.8), atol=0.01)
 

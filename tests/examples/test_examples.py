@@ -100,9 +100,9 @@ def test_idx_reader_gets_back_what_was_written(tmp_path, pack, code, dtype):
 @pytest.mark.parametrize(
   ('content', 'message'),
   [
-    (b'', 'is no IDX file'),
-    (b'PNG image, honestly', 'is no IDX file'),
-    (b'\0\0\x08', 'is no IDX file'),
+    (b'', 'is not an IDX file'),
+    (b'PNG image, honestly', 'is not an IDX file'),
+    (b'\0\0\x08', 'is not an IDX file'),
     (b'\0\0\x08\x03\0\0\0\1', 'cut short or damaged'),
     (idx(np.ones((2, 3)), 0x08, '>u1')[:-1], 'promises 18'),
     (idx(np.ones((2, 3)), 0x08, '>u1') + b'0', 'promises 18'),

@@ -133,7 +133,7 @@ def test_a_file_that_would_run_something_is_refused(tmp_path, capfd, is_zip):
 def test_other_files(tmp_path, content):
   path = tmp_path / 'weights.pth'
   path.write_bytes(content)
-  with pytest.raises(ValueError, match='is no file of torch'):
+  with pytest.raises(ValueError, match='is not a file of torch'):
     torch_weights.read(path)
 
 
