@@ -135,15 +135,22 @@ def wiggle(t, params):
   return jax.tree.map(lambda p: jnp.cos(t + 3 * p) + 1, params)
 
 
-def test_ranger_moves_like_optax_lookahead():
+@pytest.mark.parametrize(
+  'reset', [False, True, None], ids=['keep', 'reset', 'ranger']
+)
+def test_lookahead_moves_like_optax_s(reset):
   """Plain params and slow weights in the state, but Optax's arithmetic."""
   fast = optax_gc.optimizers.radam(0.1, 0.95, eps=1e-5)
-  pairs = optax.lookahead(fast, sync_period=6, slow_step_size=0.5)
+  pairs = optax.lookahead(fast, 6, 0.5, bool(reset))
+  if reset is None:
+    tx = optax_gc.optimizers.ranger(0.1)
+  else:
+    tx = optax_gc.optimizers.lookahead(fast, 6, 0.5, reset)
   with enable_x64(True):
     params = jax.tree.map(np.float64, layer())
     pair = optax.LookaheadParams.init_synced(params)
     both = run(pairs, pair, lambda t, pair: wiggle(t, pair.fast), 14)
-    ours = run(optax_gc.optimizers.ranger(0.1), params, wiggle, 14)
+    ours = run(tx, params, wiggle, 14)
     for t, (got, pair) in enumerate(zip(ours, both, strict=True), 1):
       chex.assert_trees_all_close(got, pair.fast, rtol=1e-12)
       if t % 6 == 0:
