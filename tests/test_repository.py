@@ -1,10 +1,13 @@
 """The repository's own promises: workflows, pins, sizes."""
 
+import ast
 import pathlib
 import re
 import subprocess
 
 import pytest
+
+from tests import mutate
 
 ROOT = pathlib.Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / '.github/workflows').glob('*.yml'))
@@ -53,3 +56,13 @@ def lines(folder):
 
 def test_tests_do_not_outgrow_the_package():
   assert lines('tests') <= MOST * lines('optax_gc')
+
+
+@pytest.mark.parametrize('mutant', mutate.mutants(), ids=lambda m: m.text)
+def test_mutants_break_a_place_that_is_there_once(mutant):
+  source = (ROOT / mutant.file).read_text()
+  assert source.count(mutant.text) == 1
+  assert mutant.replacement not in (mutant.text, None)
+  ast.parse(source.replace(mutant.text, mutant.replacement))
+  for test in mutant.tests:
+    assert (ROOT / test.split('::')[0]).exists()
