@@ -1,7 +1,10 @@
 """Tables of text, for results that are read by people."""
 
 from collections.abc import Iterable, Sequence
+import re
 from typing import Any
+
+_NUMBER = re.compile(r'\d+')
 
 
 def text_table(
@@ -16,6 +19,27 @@ def text_table(
   ]
   lines.insert(1, '  '.join('-' * width for width in widths))
   return [line.rstrip() for line in lines]
+
+
+def fold(
+  rows: Iterable[tuple[str, tuple[str, ...]]],
+) -> list[tuple[str, ...]]:
+  """Rows of equal blocks as one, with how many they are before the path.
+
+  Args:
+    rows: Paths and the other cells. Rows are folded whose cells are equal and
+      whose paths differ in numbers alone: ``block_0/w`` and ``block_1/w``.
+
+  Returns:
+    Rows of cells, each where its first member stood.
+  """
+  groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+  for path, cells in rows:
+    groups.setdefault((_NUMBER.sub('*', path), cells), []).append(path)
+  return [
+    (f'{len(paths)} x {pattern}' if paths[1:] else paths[0], *cells)
+    for (pattern, cells), paths in groups.items()
+  ]
 
 
 def number(x: Any, style: str = '.3g') -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import optax_gc
-from optax_gc import _rank_check
+from optax_gc import _rank_check, _ranks
 
 
 class Model(NamedTuple):
@@ -238,7 +238,7 @@ def _check(model, axes):
 @functools.cache
 def _jacobians(name):
   model = MODELS[name]
-  rows = _rank_check.jacobian_rows(
+  rows = _ranks.jacobian_rows(
     model.fn,
     _values(model.shapes),
     _values({'x': model.data}, 1)['x'],
@@ -251,7 +251,7 @@ def _jacobians(name):
 def _verdict(name, leaf, axes):
   """The verdict on one leaf alone, and the axes that could be added."""
   jacobians = _jacobians(name)
-  scale = _rank_check.largest(list(jacobians.values()))
+  scale = _ranks.largest(list(jacobians.values()))
   bound = MODELS[name].positions
   verdict = _rank_check.verdict_of(jacobians[leaf], axes, bound, scale, 1e-3)
   return verdict[0], verdict[3]
@@ -442,5 +442,33 @@ def test_positions_that_are_none(positions):
 
 
 def test_a_derivative_that_is_not_finite():
-  with pytest.raises(ValueError, match='not finite'):
+  message = r"leaf 'w' of shape \(6, 5\) are not all finite.*other values"
+  with pytest.raises(ValueError, match=message):
     _one(lambda p, x: x @ jnp.sqrt(p['w'] * 0), (6, 5), 0)
+
+
+@pytest.mark.parametrize(
+  'weight_axes', [None, 'flax', optax_gc.flax_weight_axes]
+)
+def test_takes_a_convention_and_prints_equal_blocks_once(weight_axes):
+  def fn(p, x):
+    for name in sorted(p):
+      x = jnp.tanh(x @ p[name]['kernel'])
+    return x
+
+  params = {
+    f'block_{i}': {'kernel': w}
+    for i, w in enumerate(
+      _values({'abcd'[i]: (6, 6) for i in range(4)}).values()
+    )
+  }
+  data = _values({'x': (6,)}, 1)['x']
+  checks = optax_gc.check_weight_axes(fn, params, data, weight_axes=weight_axes)
+  assert [check.reduction_axes for check in checks] == [(0,)] * 4
+  wrong = optax_gc.torch_weight_axes(params)['block_3']
+  axes = optax_gc.flax_weight_axes(params) | {'block_3': wrong}
+  checks = optax_gc.check_weight_axes(fn, params, data, weight_axes=axes)
+  lines = repr(checks).splitlines()
+  assert lines[0] == '1 refuted, 3 consistent, 0 untested'
+  assert lines[4].startswith('block_3/kernel ')
+  assert lines[5].startswith('3 x block_*/kernel  (6, 6)  (0,)  consistent')

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import optax_gc
-from optax_gc import _rank_check
+from optax_gc import _rank_check, _ranks
 from tests.infer.zoo import CASES, Missing, Sizes
 
 # One worker of xdist runs them all, as the last counts what the others found,
@@ -94,7 +94,7 @@ def _jacobians(name):
   try:
     case = CASES[name](_SMALL)
     params, inputs = _values(case.params, 0), _values(case.inputs, 1)
-    jacobians = _rank_check.jacobian_rows(
+    jacobians = _ranks.jacobian_rows(
       case.fn, params, *inputs, rows=bound + 2, seed=0
     )
   except (Missing, ZeroDivisionError) as error:
@@ -120,12 +120,12 @@ def _claims(name):
 def _claims_of(name):
   """For each leaf of rank 2 or more: verdicts on its axes and on others."""
   case, leaves, bound, jacobians = _jacobians(name)
-  scale = _rank_check.largest(list(jacobians.values()))
+  scale = _ranks.largest(list(jacobians.values()))
   for path, jacobian in jacobians.items():
     if jacobian is None or jacobian.ndim < 3 or path not in case.axes:
       continue
     shape = jacobian.shape[1:]
-    small = _rank_check.rounding(leaves[path])
+    small = _ranks.rounding(leaves[path])
     for size in range(len(shape) + 1):
       for axes in itertools.combinations(range(len(shape)), size):
         if any(shape[axis] == 1 for axis in axes):
