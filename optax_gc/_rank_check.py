@@ -55,7 +55,10 @@ class AxesChecks(tuple[AxesCheck, ...]):
       (x.path, (str(x.shape), str(x.reduction_axes), x.verdict, x.reason))
       for x in sorted(self, key=lambda x: x.verdict != REFUTED)
     )
-    table = text_table(('path', 'shape', 'axes', 'verdict', 'reason'), rows)
+    table = text_table(
+      ('path', 'shape', 'axes', 'verdict', 'reason'),
+      [(row.label, *row.cells) for row in rows],
+    )
     return '\n'.join([', '.join(counts), '', *table])
 
 

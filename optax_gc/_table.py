@@ -1,10 +1,45 @@
-"""Tables of text, for results that are read by people."""
+"""Tables, for results that are read by people."""
 
 from collections.abc import Iterable, Sequence
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 _NUMBER = re.compile(r'\d+')
+
+
+class Folded(NamedTuple):
+  """Rows that are equal but for the numbers in their paths.
+
+  Attributes:
+    times: How many they are.
+    path: Their path, with ``*`` for what differs.
+    cells: Their other cells.
+  """
+
+  times: int
+  path: str
+  cells: tuple[str, ...]
+
+  @property
+  def label(self) -> str:
+    """The path, after how many it stands for: ``12 x block_*/kernel``."""
+    return f'{self.times} x {self.path}' if self.times > 1 else self.path
+
+
+def fold(rows: Iterable[tuple[str, tuple[str, ...]]]) -> list[Folded]:
+  """Rows of equal blocks as one, where the first of them stood.
+
+  Args:
+    rows: Paths and the other cells. Rows are folded whose cells are equal and
+      whose paths differ in numbers alone: ``block_0/w`` and ``block_1/w``.
+  """
+  groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+  for path, cells in rows:
+    groups.setdefault((_NUMBER.sub('*', path), cells), []).append(path)
+  return [
+    Folded(len(paths), pattern if paths[1:] else paths[0], cells)
+    for (pattern, cells), paths in groups.items()
+  ]
 
 
 def text_table(
@@ -19,27 +54,6 @@ def text_table(
   ]
   lines.insert(1, '  '.join('-' * width for width in widths))
   return [line.rstrip() for line in lines]
-
-
-def fold(
-  rows: Iterable[tuple[str, tuple[str, ...]]],
-) -> list[tuple[str, ...]]:
-  """Rows of equal blocks as one, with how many they are before the path.
-
-  Args:
-    rows: Paths and the other cells. Rows are folded whose cells are equal and
-      whose paths differ in numbers alone: ``block_0/w`` and ``block_1/w``.
-
-  Returns:
-    Rows of cells, each where its first member stood.
-  """
-  groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-  for path, cells in rows:
-    groups.setdefault((_NUMBER.sub('*', path), cells), []).append(path)
-  return [
-    (f'{len(paths)} x {pattern}' if paths[1:] else paths[0], *cells)
-    for (pattern, cells), paths in groups.items()
-  ]
 
 
 def number(x: Any, style: str = '.3g') -> str:

@@ -1,5 +1,7 @@
 """The summary: what it says, and how it prints."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,7 @@ def test_rows_say_what_is_done_and_why():
     18,
     True,
     'axes absent from the bias (8,)',
+    False,
   )
   assert not rows['head/kernel'].centralized
   assert rows['head/kernel'].dtype == 'bfloat16'
@@ -35,32 +38,68 @@ def test_rows_say_what_is_done_and_why():
   assert rows['step'].reason == 'holds no floating-point numbers'
 
 
-def test_prints_an_aligned_table():
+def test_prints_totals_and_an_aligned_table():
   lines = str(optax_gc.summary(PARAMS)).splitlines()
-  assert lines[0].split() == [
+  assert lines[0] == '1 of 4 arrays centralized, 144 of 160 elements'
+  assert lines[2].split() == [
     'path', 'shape', 'dtype', 'axes', 'M', 'centralized', 'reason'
   ]  # fmt: skip
   starts = {line.index(word) for line, word in zip(
-    lines[2:6], ('rank', 'axes absent', 'weight vector', 'holds'), strict=True
+    lines[4:], ('rank', 'axes absent', 'weight vector', 'holds'), strict=True
   )}  # fmt: skip
-  assert starts == {lines[0].index('reason')}
-  assert lines[-1] == '1 of 4 arrays centralized, 144 of 160 elements'
+  assert starts == {lines[2].index('reason')}
 
 
 def test_prints_an_empty_tree():
-  assert str(optax_gc.summary({})).endswith(
-    '0 of 0 arrays centralized, 0 of 0 elements'
-  )
-  assert len(optax_gc.summary({})) == 0
+  for nothing in {}, None:
+    text = str(optax_gc.summary(nothing))
+    assert text.startswith('0 of 0 arrays centralized, 0 of 0 elements')
+    assert len(optax_gc.summary(nothing)) == 0
 
 
-def test_renders_as_escaped_html():
-  summary = optax_gc.summary({'<w>': jnp.ones((3, 2))})
-  text = summary._repr_html_()
-  assert '<td>&lt;w&gt;</td><td>(3, 2)</td>' in text
+def blocks(count):
+  """Equal blocks, then a layer of another shape."""
+  tree = {
+    f'block_{i}': {'up': {'kernel': jnp.ones((3, 4)), 'bias': jnp.ones(4)}}
+    for i in range(count)
+  }
+  return tree | {'block_9': {'up': {'kernel': jnp.ones((4, 2))}}}
+
+
+def test_equal_blocks_are_printed_once_and_found_by_path():
+  summary = optax_gc.summary(blocks(4))
+  assert len(summary) == 9
+  labels = [line.split('  ')[0] for line in str(summary).splitlines()[4:]]
+  assert labels == [
+    '4 x block_*/up/bias', '4 x block_*/up/kernel', 'block_9/up/kernel'
+  ]  # fmt: skip
+  assert summary['block_2/up/kernel'].size == 3
+  assert summary['block_9/up/kernel'].size == 4
+  with pytest.raises(KeyError, match=r"no array 'block_2/kernel'.*'block_2/up/"):
+    summary['block_2/kernel']
+
+
+def test_renders_as_html_by_module():
+  text = optax_gc.summary(blocks(4) | {'<w>': jnp.ones((3, 2))})._repr_html_()
+  assert '&lt;w&gt;</td>' in text
   assert '<w>' not in text
-  assert text.count('<tr>') == 2
-  assert '1 of 1 arrays centralized' in text
+  modules = re.findall(r'colspan="7"[^>]*>([^<]*)<', text)
+  assert modules == ['4 x block_*/up', 'block_9/up']
+  assert text.count('&emsp;kernel<') == 2
+  assert text.count('text-align: left') == text.count('<t') - text.count('<tr')
+  assert '6 of 10 arrays centralized' in text
+  green = re.findall(r'rgba\(60, 170, 90[^>]*>(.*?)</tr>', text)
+  assert ['>yes<' in row for row in green] == [True] * 3
+
+
+def test_a_module_in_place_of_its_params_raises():
+  message = (
+    'single leaf of type Dense, which is not an array. Give a tree of arrays: '
+    'of a Flax linen module what its init returns'
+  )
+  with pytest.raises(TypeError, match=message):
+    optax_gc.summary(nn.Dense(3))
+  assert len(optax_gc.summary(jnp.ones((3, 2)))) == 1
 
 
 def test_takes_axes_as_the_transformation_does():
