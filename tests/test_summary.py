@@ -75,7 +75,9 @@ def test_equal_blocks_are_printed_once_and_found_by_path():
   ]  # fmt: skip
   assert summary['block_2/up/kernel'].size == 3
   assert summary['block_9/up/kernel'].size == 4
-  with pytest.raises(KeyError, match=r"no array 'block_2/kernel'.*'block_2/up/"):
+  with pytest.raises(
+    KeyError, match=r"no array 'block_2/kernel'.*'block_2/up/"
+  ):
     summary['block_2/kernel']
 
 
