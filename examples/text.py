@@ -91,14 +91,21 @@ def batch(
   Raises:
     ValueError: If the text is shorter than a window.
   """
-  if len(tokens) <= length:
-    raise ValueError(
-      f'A text of {len(tokens)} bytes has no window of {length} and a target.'
-    )
-  rng = np.random.default_rng((seed, step))
-  starts = rng.integers(0, len(tokens) - length, batch_size)
+  starts = window_starts(len(tokens), batch_size, length, seed, step)
   windows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int32)
   return windows[:, :-1], windows[:, 1:]
+
+
+def window_starts(
+  size: int, batch_size: int, length: int, seed: int, step: int
+) -> np.ndarray:
+  """Where the windows of a batch begin, ``(batch_size,)``: see `batch`."""
+  if size <= length:
+    raise ValueError(
+      f'A text of {size} bytes has no window of {length} and a target.'
+    )
+  rng = np.random.default_rng((seed, step))
+  return rng.integers(0, size - length, batch_size)
 
 
 def _text_files(folder: Path, is_library: bool) -> list[Path]:

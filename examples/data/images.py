@@ -67,6 +67,23 @@ class Images:
         images = shifted(images, rng, self.shift, self.border)
     return images, labels
 
+  def draws(self, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What ``fetch`` would do to ``n`` images with this ``rng``.
+
+    Args:
+      n: How many images.
+      rng: What decides.
+
+    Returns:
+      Arrays ``(n,)``: of each image, whether it is mirrored, and the first row
+      and column of its crop from the image with a border of ``shift`` pixels.
+    """
+    mirror = mirrors(n, rng) if self.mirror else np.zeros(n, bool)
+    row, column = np.zeros((2, n), int)
+    if self.shift:
+      row, column = offsets(n, rng, self.shift)
+    return {'mirror': mirror, 'row': row, 'column': column}
+
   def first(self, train_size: int) -> 'Images':
     """The same with the first training images alone.
 
@@ -87,9 +104,19 @@ def first(part: Part, size: int) -> Part:
   return examples[:size], labels[:size]
 
 
+def mirrors(n: int, rng: np.random.Generator) -> np.ndarray:
+  """Which of ``n`` images to mirror: half of them."""
+  return rng.random(n) < 0.5
+
+
+def offsets(n: int, rng: np.random.Generator, shift: int) -> np.ndarray:
+  """The first rows and columns, ``(2, n)``, of crops at random."""
+  return rng.integers(0, 2 * shift + 1, (2, n))
+
+
 def mirrored(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   """Images ``(n, height, width, channels)``, half of them left to right."""
-  mirror = rng.random(len(images)) < 0.5
+  mirror = mirrors(len(images), rng)
   return np.where(mirror[:, None, None, None], images[:, :, ::-1], images)
 
 
@@ -113,5 +140,5 @@ def shifted(
   pad = (shift, shift)
   padded = np.pad(images, ((0, 0), pad, pad, (0, 0)), constant_values=border)
   windows = np.lib.stride_tricks.sliding_window_view(padded, size, (1, 2))
-  rows, columns = rng.integers(0, 2 * shift + 1, (2, n))
+  rows, columns = offsets(n, rng, shift)
   return np.moveaxis(windows[np.arange(n), rows, columns], 1, -1)

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 import time
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import rich.box
@@ -14,20 +14,16 @@ import rich.table
 import tyro
 
 from examples import report
-from examples.paper import optimizers, records, results, tasks, training
-from examples.paper.experiments import (
-  EXPERIMENTS,
-  Experiment,
-  Unit,
-  overridden,
-  units,
-)
+from examples.paper import records, results, runs
+from examples.paper.at_size import AT_SIZE
+from examples.paper.experiments import EXPERIMENTS, Experiment, Unit, overridden
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / 'results'
+TRIES = Path('out/paper')
 # What to conclude, written of the runs that come along.
 WHEN_IT_HELPS = HERE / 'when_it_helps.md'
-COMMANDS = ('list', 'report', 'all', *EXPERIMENTS)
+COMMANDS = ('list', 'report', 'all', 'at_size', *EXPERIMENTS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +34,9 @@ class Options:
   stopped goes on where it was.
 
   Attributes:
-    experiment: An experiment; or list, all (one after the other), report.
+    experiment: An experiment; or list, all (one after the other), report; or
+      at_size, for a GPU: networks of their published size, in the order in
+      which they tell most.
     data: Another data set for all arms.
     data_dir: The folder of the data, if it is not where its package puts it.
     train_size: Other numbers of training and test examples.
@@ -48,9 +46,15 @@ class Options:
     batch_size: Another number of examples in a batch.
     model: Another network for all arms.
     published: Whether image models have their published width, depth and stem.
+    dtype: What networks compute in, float32 or bfloat16; params are float32.
     panels: Some of the experiment's panels, by name; by default all.
     shard: Do part I of N, for two processes at once: 0 2 and 1 2.
-    out: The folder of the JSON lines; runs on a data_dir need another one.
+    minutes: Begin no pair of runs that would end later than this.
+    resident: Whether the data live on the device and an epoch is one program;
+      by default where the device is not a CPU.
+    together: How many seeds train at once where the data are resident.
+    out: The folder of the JSON lines. By default that of the recorded runs;
+      out/paper with other settings than theirs. Runs on a data_dir need one.
     docs: Where report writes results.md and figures/.
   """
 
@@ -64,127 +68,103 @@ class Options:
   batch_size: int | None = None
   model: str | None = None
   published: bool = False
+  dtype: Literal['float32', 'bfloat16'] | None = None
   panels: tuple[str, ...] = ()
   shard: tuple[int, int] = (0, 1)
-  out: Path = RESULTS
+  minutes: float | None = None
+  resident: bool | None = None
+  together: int = 1
+  out: Path | None = None
   docs: Path = Path('docs')
+
+  @property
+  def changes(self) -> dict[str, Any]:
+    """The settings that make other runs than the recorded ones."""
+    names = ('data', 'train_size', 'test_size', 'seeds', 'epochs')
+    names += ('batch_size', 'model', 'published', 'dtype')
+    given = {name: getattr(self, name) for name in names}
+    return {name: x for name, x in given.items() if x not in (None, False)}
+
+  @property
+  def folder(self) -> Path:
+    """Where the runs are recorded; a quick try beside those that come along."""
+    return self.out or (TRIES if self.changes else RESULTS)
 
   @property
   def shipped(self) -> bool:
     """Whether the runs are those that come along with the program."""
-    return self.out.resolve() == RESULTS
+    return self.folder.resolve() == RESULTS
 
   def chosen(self) -> dict[str, Experiment]:
     """The experiments with these settings."""
-    everything = self.experiment in ('list', 'report', 'all')
-    names = EXPERIMENTS if everything else (self.experiment,)
-    fields = (
-      'data',
-      'train_size',
-      'test_size',
-      'epochs',
-      'batch_size',
-      'model',
-    )
-    settings = {field: getattr(self, field) for field in fields}
+    if self.experiment == 'at_size':
+      known = AT_SIZE
+    elif self.experiment in EXPERIMENTS:
+      known = {self.experiment: EXPERIMENTS[self.experiment]}
+    else:
+      known = EXPERIMENTS
     return {
-      name: overridden(
-        EXPERIMENTS[name], self.panels, self.seeds, self.published, **settings
-      )
-      for name in names
+      name: overridden(experiment, self.panels, **self.changes)
+      for name, experiment in known.items()
     }
 
+  def settings(self) -> runs.Settings:
+    """How runs are made with these options.
 
-def shares(
-  chosen: dict[str, Experiment], shard: tuple[int, int]
-) -> dict[str, list[Unit]]:
-  """The units of each experiment that are this process's to run.
-
-  What two experiments have in common is the first one's: two processes would
-  run it twice if it fell to one of them here and to the other there.
-  """
-  part, parts = shard
-  found, seen = {}, set()
-  for name, experiment in chosen.items():
-    new = [unit for unit in units(experiment) if unit not in seen]
-    seen.update(new)
-    found[name] = new[part::parts]
-  return found
-
-
-def check(mine: dict[str, list[Unit]], options: Options) -> None:
-  """Raises if a run could not begin; reads the data, compiles nothing."""
-  if options.data_dir and options.shipped:
-    raise ValueError(
-      'Runs on data of your own, --data-dir, need a folder of their own, '
-      f'--out: {RESULTS} has those on the packaged data.'
+    Raises:
+      ValueError: If they do not fit.
+    """
+    if self.data_dir and self.out is None:
+      raise ValueError(
+        'Runs on data of your own, --data-dir, need a folder of their own, '
+        f'--out: {RESULTS} has those on the packaged data.'
+      )
+    if self.together < 1:
+      raise ValueError(f'together is {self.together}; it must be positive.')
+    resident = self.resident
+    if resident is None:
+      resident = jax.default_backend() != 'cpu'
+    limit = float('inf') if self.minutes is None else 60 * self.minutes
+    return runs.Settings(
+      out=self.folder,
+      data_dir=self.data_dir,
+      resident=resident,
+      together=self.together if resident else 1,
+      until=time.monotonic() + limit,
+      also=None if self.out or self.shipped else RESULTS,
     )
-  done = records.read(options.out)
-  todo = [
-    unit.config
-    for of_experiment in mine.values()
-    for unit in of_experiment
-    if unfinished(unit, done).seeds
-  ]
-  for config in dict.fromkeys(todo):
-    optimizers.check(config)
-  for config in dict.fromkeys(map(tasks.essence, todo)):
-    tasks.make_task(config, options.data_dir)
 
 
-def run(name: str, mine: list[Unit], options: Options, console) -> None:
+def run(name: str, mine: list[Unit], settings: runs.Settings, console) -> None:
   """Runs what is not recorded yet."""
-  done = records.read(options.out)
-  todo = [left for unit in mine if (left := unfinished(unit, done)).seeds]
+  done = settings.done()
+  todo = [left for unit in mine if (left := runs.unfinished(unit, done)).seeds]
+  every = sum(len(unit.seeds) for unit in mine)
+  left = sum(len(unit.seeds) for unit in todo)
   console.print(
-    f'{name}: {len(mine) - len(todo)} of {len(mine)} runs are recorded in '
-    f'{options.out}'
+    f'{name}: {every - left} of {every} runs are recorded in {settings.out}'
   )
-  programs = {}
+  if not todo:
+    return
   with rich.progress.Progress(
     *rich.progress.Progress.get_default_columns(),
     rich.progress.TimeElapsedColumn(),
     console=console,
   ) as progress:
-    bar = progress.add_task(name, total=sum(u.config.epochs for u in todo))
-    for unit in todo:
-      if unit.config not in programs:
-        task = tasks.make_task(unit.config, options.data_dir)
-        programs[unit.config] = training.make_program(unit.config, task)
-      lines = run_unit(
-        name, programs[unit.config], unit, lambda: progress.advance(bar)
-      )
-      records.append(options.out / f'{name}.jsonl', lines)
+    epochs = sum(unit.config.epochs * len(unit.seeds) for unit in todo)
+    bar = progress.add_task(name, total=epochs)
+    runs.Runner(
+      settings,
+      console.print,
+      lambda seeds: progress.advance(bar, seeds),
+      # A terminal has the bar.
+      each=not console.is_terminal,
+    ).run(name, todo)
 
 
-def unfinished(unit: Unit, done: dict[str, records.Record]) -> Unit:
-  seeds = [s for s in unit.seeds if records.key(unit.config, s) not in done]
-  return unit._replace(seeds=tuple(seeds))
-
-
-def run_unit(name: str, program, unit: Unit, on_epoch) -> list[records.Record]:
-  """Trains a config's seeds from a fresh start; returns their records."""
-  start, cpu_start = time.perf_counter(), time.process_time()
-  state, curves = training.train(program, unit.seeds, on_epoch)
-  more = {
-    'seconds': (time.perf_counter() - start) / len(unit.seeds),
-    'cpu_seconds': (time.process_time() - cpu_start) / len(unit.seeds),
-  }
-  lines = []
-  for i, seed in enumerate(unit.seeds):
-    if program.config.statistics:
-      params = state.params
-      if program.config.vmapped:
-        params = jax.tree.map(lambda x, i=i: x[i], params)
-      more['weight_means'] = training.weight_means(params, program.axes)
-    of_seed = {measure: curve[i] for measure, curve in curves.items()}
-    lines.append(records.make_record(name, unit.config, seed, of_seed, **more))
-  return lines
-
-
-def show(experiment: Experiment, options: Options, console) -> None:
+def show(experiment: Experiment, done: records.Records, console) -> None:
   """Prints every panel of which two whole pairs or more are recorded."""
-  paired = results.paired(experiment, records.read(options.out))
+  paired = results.paired(experiment, done)
   for panel, arms in paired.items():
     for measure in results.MEASURES:
       console.print()
@@ -197,42 +177,39 @@ def main(arguments: list[str] | None = None) -> None:
   os.environ.setdefault('XLA_FLAGS', '--xla_cpu_multi_thread_eigen=false')
   console = rich.console.Console(highlight=False, soft_wrap=True)
   try:
-    chosen = options.chosen()
-    if options.experiment == 'list':
-      console.print(listing(chosen, options))
-    elif options.experiment == 'report':
-      done = records.read(options.out)
-      remarks = WHEN_IT_HELPS.read_text() if options.shipped else ''
-      page = results.write(options.docs, chosen, done, remarks)
-      console.print(f'{page} written')
-    else:
-      mine = shares(chosen, options.shard)
-      check(mine, options)
-      for name, experiment in chosen.items():
-        run(name, mine[name], options, console)
-        show(experiment, options, console)
+    act(options, console)
   except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'examples.paper: {error}') from error
+  except KeyboardInterrupt:
+    raise SystemExit(
+      'examples.paper: stopped; the same command goes on after the last of the '
+      f'runs that are recorded in {options.folder}.'
+    ) from None
 
 
-def listing(chosen: dict[str, Experiment], options: Options):
-  done = records.read(options.out)
+def act(options: Options, console) -> None:
+  chosen = options.chosen()
+  if options.experiment == 'list':
+    console.print(listing(chosen, records.read(options.folder)))
+  elif options.experiment == 'report':
+    done = records.read(options.folder)
+    remarks = WHEN_IT_HELPS.read_text() if options.shipped else ''
+    page = results.write(options.docs, chosen, done, remarks)
+    console.print(f'{page} written')
+  else:
+    settings = options.settings()
+    mine = runs.shares(chosen, options.shard, settings.together)
+    runs.check(mine, settings)
+    for name, experiment in chosen.items():
+      run(name, mine[name], settings, console)
+      show(experiment, settings.done(), console)
+
+
+def listing(chosen: dict[str, Experiment], done: records.Records):
   table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-  for heading in (
-    'experiment',
-    'the paper',
-    'runs',
-    'recorded',
-    'core minutes',
-  ):
+  for heading in ('experiment', 'the paper', *results.STATUS):
     table.add_column(heading)
   for name, experiment in chosen.items():
-    runs = results.run_keys(experiment)
-    table.add_row(
-      name,
-      experiment.paper,
-      str(len(runs)),
-      str(len(runs & done.keys())),
-      f'{experiment.minutes:.0f}',
-    )
+    cells = results.status_cells(experiment, done)
+    table.add_row(name, experiment.paper, *cells)
   return table

@@ -35,6 +35,7 @@ class Config:
     length: The length of a text's windows, in bytes.
     augment: Whether images are shifted and mirrored at random.
     statistics: Whether gradients and weights are measured as well.
+    dtype: What the network computes in; params and state are float32.
   """
 
   data: str = 'fashion-mnist'
@@ -58,16 +59,31 @@ class Config:
   length: int = 64
   augment: bool = True
   statistics: bool = False
+  dtype: str = 'float32'
 
   @property
   def vmapped(self) -> bool:
-    """Whether all seeds train at once, which pays for small dense layers."""
+    """Whether all seeds train at once everywhere, not on accelerators alone.
+
+    It pays for small dense layers.
+    """
     return self.model == 'mlp'
 
 
 def key(config: Config, seed: int) -> str:
   """One run's name: equal for equal runs, whatever experiment asks for them."""
   return json.dumps([dataclasses.asdict(config), seed], sort_keys=True)
+
+
+def pairing(config: Config) -> Config:
+  """One config for all runs that are compared with one another."""
+  return dataclasses.replace(
+    config,
+    centralize='none',
+    weight_standardization=False,
+    pretrained=False,
+    dtype='float32',
+  )
 
 
 def from_dict(fields: dict[str, Any]) -> Config:

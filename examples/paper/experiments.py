@@ -27,16 +27,13 @@ class Experiment(NamedTuple):
     title: What it is about.
     paper: The paper's version of it.
     panels: By name; the comparisons stay within a panel.
-    minutes: What it took on one core, the sum over the recorded runs; those
-      that an earlier experiment has in common with it are counted there.
     figure: `'curves'`, `'pairs'` (curves and paired differences),
-      `'differences'` or `'statistics'`.
+      `'differences'`, `'factors'` or `'statistics'`.
   """
 
   title: str
   paper: str
   panels: dict[str, Panel]
-  minutes: float
   figure: str
 
 
@@ -141,6 +138,40 @@ def group_norm() -> dict[str, Panel]:
     'BN': Panel(arms(SMALL, PAIR), 5),
     'GN': Panel(arms(changed(SMALL, norm='group'), PAIR), 5),
   }
+
+
+# What may turn the small run's answer into that at the published size.
+FACTORS = {
+  'nothing': {},
+  'ResNet-18': {'model': 'resnet18'},
+  'width 16': {'width': 16},
+  'width 32': {'width': 32},
+  '20,000 images': {'train_size': 20_000},
+  'batches of 128': {'batch_size': 128},
+  '40 epochs': {'epochs': 40},
+  'width 64': {'width': 64},
+  '60,000 images': {'train_size': 60_000},
+  '5 epochs': {'epochs': 5},
+  '20 epochs': {'epochs': 20},
+}
+NORMS = {'BN': 'batch', 'GN': 'group'}
+
+
+def factors() -> dict[str, Panel]:
+  """The pairs of `group_norm` with one factor changed at a time.
+
+  Then a run of each baseline whose gradients are measured.
+  """
+  bases = {
+    f'{norm}, {factor}': changed(SMALL, norm=NORMS[norm], **fields)
+    for factor, fields in FACTORS.items()
+    for norm in NORMS
+  }
+  panels = {name: Panel(arms(base, PAIR), 5) for name, base in bases.items()}
+  for name, base in bases.items():
+    measured = {'no GC': changed(base, statistics=True)}
+    panels[f'{name}, measured'] = Panel(measured, 1)
+  return panels
 
 
 def weights_of(model: str, width: int) -> Config:
@@ -268,77 +299,72 @@ EXPERIMENTS = {
     'Normalization of activations, weights and gradients',
     'figure 5: Mini-ImageNet, ResNet-50',
     normalization(),
-    26,
     'curves',
   ),
   'architectures': Experiment(
     'Architectures',
     'table 1: CIFAR-100, five networks',
     architectures(),
-    63,
     'differences',
   ),
   'optimizers': Experiment(
     'Optimizers',
     'table 2: CIFAR-100, ResNet-50',
     optimizers(),
-    43,
     'differences',
   ),
   'weight_decay': Experiment(
     'Weight decay',
     'table 3: CIFAR-100, ResNet-50',
     weight_decay(),
-    19,
     'differences',
   ),
   'learning_rate': Experiment(
     'Learning rate',
     'table 4: CIFAR-100, ResNet-50',
     learning_rate(),
-    21,
     'differences',
   ),
   'group_norm': Experiment(
     'Batch and group normalization',
     'table 5 and figure 6: ImageNet, ResNet-50 and ResNet-101',
     group_norm(),
-    11,
     'curves',
+  ),
+  'factors': Experiment(
+    'What turns the answer round',
+    'none',
+    factors(),
+    'factors',
   ),
   'fine_tune': Experiment(
     'Fine-tuning of ImageNet weights',
     'tables 6 and 7, figure 7: ResNet-50 on Aircraft, Cars, Dogs and CUB',
     fine_tune(),
-    84,
     'curves',
   ),
   'statistics': Experiment(
     'Weights and gradients in training',
     'figures 3 and 4: ResNet-50',
     statistics(),
-    14,
     'statistics',
   ),
   'sequence': Experiment(
     'Language models',
     'none',
     sequence(),
-    18,
     'pairs',
   ),
   'wrong_axes': Experiment(
     'Right and wrong axes',
     'none',
     wrong_axes(),
-    24,
     'pairs',
   ),
   'where_it_hurts': Experiment(
     'Where it hurts, and why',
     'none',
     where_it_hurts(),
-    35,
     'differences',
   ),
 }
@@ -351,26 +377,42 @@ class Unit(NamedTuple):
   seeds: tuple[int, ...]
 
 
-def units(experiment: Experiment) -> Iterator[Unit]:
-  """All runs, each once; seed by seed, so that pairs are whole early."""
+def units(experiment: Experiment, together: int = 1) -> Iterator[Unit]:
+  """All runs, each once; seed by seed, so that pairs are whole early.
+
+  Args:
+    experiment: The experiment.
+    together: How many seeds of a config make a unit, at most. Those of a config
+      that is vmapped everywhere all do.
+
+  Yields:
+    The units.
+  """
   seen = set()
-  for unit in _all_units(experiment):
-    if unit not in seen:
-      seen.add(unit)
-      yield unit
+  for unit in _all_units(experiment, together):
+    yield from new(unit, seen)
 
 
-def _all_units(experiment: Experiment) -> Iterator[Unit]:
+def new(unit: Unit, seen: set[tuple[Config, int]]) -> Iterator[Unit]:
+  """The unit without the runs that were seen, if anything is left of it."""
+  runs = [(unit.config, seed) for seed in unit.seeds]
+  if left := [seed for config, seed in runs if (config, seed) not in seen]:
+    seen.update(runs)
+    yield Unit(unit.config, tuple(left))
+
+
+def _all_units(experiment: Experiment, together: int) -> Iterator[Unit]:
   for panel in experiment.panels.values():
     vmapped = [config for config in panel.arms.values() if config.vmapped]
     for config in vmapped:
       yield Unit(config, tuple(range(panel.seeds)))
   most = max(panel.seeds for panel in experiment.panels.values())
-  for seed in range(most):
+  for first in range(0, most, together):
     for panel in experiment.panels.values():
       for config in panel.arms.values():
-        if not config.vmapped and seed < panel.seeds:
-          yield Unit(config, (seed,))
+        seeds = range(first, min(first + together, panel.seeds))
+        if seeds and not config.vmapped:
+          yield Unit(config, tuple(seeds))
 
 
 def overridden(

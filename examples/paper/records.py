@@ -30,6 +30,10 @@ class Record(dict):
     return np.array(self['curves'][measure], float)
 
 
+# Finished runs, by `config.key`.
+Records = dict[str, Record]
+
+
 def make_record(
   experiment: str,
   config: Config,
@@ -68,7 +72,7 @@ def append(path: Path, records: Iterable[Record]) -> None:
     file.flush()
 
 
-def read(folder: Path) -> dict[str, Record]:
+def read(folder: Path) -> Records:
   """All finished runs of a folder, by key; of equal ones the first."""
   records = {}
   for path in sorted(folder.glob('*.jsonl')):

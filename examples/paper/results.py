@@ -11,9 +11,7 @@ from examples import report
 from examples.paper import figures
 from examples.paper.config import Config, key
 from examples.paper.experiments import Experiment, Panel, units
-from examples.paper.records import Record
-
-Records = dict[str, Record]
+from examples.paper.records import Record, Records
 
 MEASURES = (
   report.Measure('train_loss', 'Training loss', 1.0, '.5f', True),
@@ -158,20 +156,21 @@ def status(experiments: dict[str, Experiment], done: Records) -> str:
   """What is recorded, what is missing, and how to run it."""
   rows = []
   for name, experiment in experiments.items():
-    runs = run_keys(experiment)
-    recorded = runs & done.keys()
-    minutes = sum(done[run]['cpu_seconds'] for run in recorded) / 60
-    missing = '' if runs == recorded else f'`python -m examples.paper {name}`'
-    rows.append(
-      [
-        f'`{name}`',
-        f'{len(recorded)} of {len(runs)}',
-        f'{minutes:.0f}',
-        missing or 'complete',
-      ]
-    )
-  heads = ['experiment', 'runs recorded', 'CPU minutes of these', 'the rest']
-  return markdown(heads, rows, 'lrrl')
+    missing = run_keys(experiment) - done.keys()
+    rest = f'`python -m examples.paper {name}`' if missing else 'complete'
+    rows.append([f'`{name}`', *status_cells(experiment, done), rest])
+  return markdown(['experiment', *STATUS, 'the rest'], rows, 'lrrl')
+
+
+STATUS = ('runs recorded', 'CPU minutes of these')
+
+
+def status_cells(experiment: Experiment, done: Records) -> tuple[str, str]:
+  """How many of an experiment's runs are recorded, and what they took."""
+  runs = run_keys(experiment)
+  recorded = runs & done.keys()
+  minutes = sum(done[run]['cpu_seconds'] for run in recorded) / 60
+  return f'{len(recorded)} of {len(runs)}', f'{minutes:.0f}'
 
 
 def section(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from examples.data import loading
 from examples.paper import models, torch_weights
 from examples.paper.config import Config
 from examples.paper.models import mobilenet
+from examples.paper.resident import Resident, of_images, of_text
 
 # Inputs and integer targets.
 Batch = tuple[np.ndarray, np.ndarray]
@@ -36,12 +38,17 @@ class Task(NamedTuple):
     batches: From seed and epoch to the epoch's batches, all of one size.
     steps: The number of batches in an epoch.
     test: Makes the test's batches.
+    resident: Makes the data for an accelerator's memory; ``None`` where they
+      are files.
+    digest: Tells one text from another; ``None`` of images.
   """
 
   network: networks.Network
   batches: Callable[[int, int], Iterator[Batch]]
   steps: int
   test: Callable[[], Iterator[Batch]]
+  resident: Callable[[], Resident] | None = None
+  digest: str | None = None
 
 
 def make_task(config: Config, data_dir: Path | None = None) -> Task:
@@ -72,7 +79,7 @@ def essence(config: Config) -> Config:
   """One config for all whose tasks are the same: they have other arms."""
   default = Config()
   arm = ('optimizer', 'centralize', 'learning_rate', 'body_rate')
-  arm += ('weight_decay', 'epochs', 'statistics')
+  arm += ('weight_decay', 'epochs', 'statistics', 'dtype')
   fields = {field: getattr(default, field) for field in arm}
   return dataclasses.replace(config, **fields)
 
@@ -89,19 +96,19 @@ def image_task(config: Config, data_dir: Path | None) -> Task:
   # Arrays in memory need one thread, pictures in files all there are.
   threads = 1 if config.data in data.IN_MEMORY else os.cpu_count() or 1
 
+  def standardize(images):
+    return (images - mean) / deviation
+
   def standardized(batches):
     for images, labels in batches:
-      yield (images - mean) / deviation, labels
+      yield standardize(images), labels
+
+  settings = {'batch_size': config.batch_size, 'augment': config.augment}
 
   def batches(seed, epoch):
     return standardized(
       loading.train_batches(
-        dataset,
-        config.batch_size,
-        seed=seed,
-        epoch=epoch,
-        augment=config.augment,
-        threads=threads,
+        dataset, seed=seed, epoch=epoch, threads=threads, **settings
       )
     )
 
@@ -112,9 +119,13 @@ def image_task(config: Config, data_dir: Path | None) -> Task:
       )
     )
 
+  def on_device():
+    return of_images(dataset, standardize, test(), **settings)
+
   network = image_network(config, dataset.shape, dataset.classes)
   steps = dataset.size('train') // config.batch_size
-  return Task(network, batches, steps, test)
+  in_memory = config.data in data.IN_MEMORY
+  return Task(network, batches, steps, test, on_device if in_memory else None)
 
 
 load_images = functools.lru_cache(maxsize=1)(data.load)
@@ -190,7 +201,16 @@ def text_task(config: Config, data_dir: Path | None) -> Task:
       part = windows[i : i + TEST_BATCH]
       yield part[:, :-1], part[:, 1:]
 
-  return Task(text_network(config), batches, steps, test)
+  def on_device():
+    return of_text(content.train, length, config.batch_size, steps, test())
+
+  network = text_network(config)
+  return Task(network, batches, steps, test, on_device, digest(content))
+
+
+def digest(content: text.Text) -> str:
+  parts = content.train.tobytes() + content.validation.tobytes()
+  return hashlib.sha256(parts).hexdigest()[:16]
 
 
 def text_network(config: Config) -> networks.Network:

@@ -1,4 +1,7 @@
-"""The training loop of every experiment."""
+"""What every experiment trains, and the loop that the host leads.
+
+`device_loop` has the loop that an accelerator leads.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -29,31 +32,67 @@ class State(NamedTuple):
   opt_state: optax.OptState
 
 
-class Program(NamedTuple):
-  """A run, compiled once for all seeds; of many seeds if it is vmapped.
+class Trained(NamedTuple):
+  """What a run leaves.
 
   Attributes:
-    config: The run.
-    task: Its network and data.
-    axes: The weight axes, read from the network's own program.
-    init: From a key to the first state.
-    step: From state, inputs and targets to the next state and measures.
-    score: From state, inputs and targets to sums over a test batch.
+    state: The last state.
+    curves: Of each seed.
+    stacked: Whether the state's arrays have the seeds as their first axis.
   """
 
-  config: Config
-  task: Task
+  state: State
+  curves: Curves
+  stacked: bool
+
+  def params(self, i: int) -> Any:
+    """The i-th seed's."""
+    if not self.stacked:
+      return self.state.params
+    return jax.tree.map(lambda x: x[i], self.state.params)
+
+
+class Parts(NamedTuple):
+  """The pure functions of a run, of one seed.
+
+  Attributes:
+    axes: The weight axes, read from the network's own program.
+    begin: From a key to the network's params and statistics.
+    init: From those to the first state.
+    step: From state, inputs and targets to the next state and measures.
+    score: From state, inputs and targets to each example's measures.
+  """
+
   axes: Any
-  init: Callable[[jax.Array], State]
+  begin: Callable[[jax.Array], tuple[Any, Any]]
+  init: Callable[[Any, Any], State]
   step: Callable[..., tuple[State, dict[str, jax.Array]]]
   score: Callable[..., dict[str, jax.Array]]
 
 
-def make_program(config: Config, task: Task) -> Program:
-  params, stats = jax.eval_shape(task.network.init, jax.random.key(0))
+class Program(NamedTuple):
+  """A run, compiled once for all seeds.
+
+  Attributes:
+    config: The run.
+    task: Its network and data.
+    parts: What it is made of.
+    train: From seeds to what they leave; calls its second argument, if there
+      is one, after each epoch.
+  """
+
+  config: Config
+  task: Task
+  parts: Parts
+  train: Callable[..., Trained]
+
+
+def make_parts(config: Config, task: Task) -> Parts:
+  network = computing_in(config.dtype, task.network)
+  params, stats = jax.eval_shape(network.init, jax.random.key(0))
   inputs, _ = next(task.test())
   axes = optax_gc.infer_weight_axes(
-    lambda params, stats, inputs: task.network.apply(params, stats, inputs)[0],
+    lambda params, stats, inputs: network.apply(params, stats, inputs)[0],
     params,
     stats,
     inputs[:2],
@@ -61,27 +100,29 @@ def make_program(config: Config, task: Task) -> Program:
   tx = optimizers.transformation(
     config, params, axes, config.epochs * task.steps
   )
-
-  def init(key):
-    params, stats = task.network.init(key)
-    return State(params, stats, tx.init(params))
-
-  step, score = make_step(task.network, tx), make_score(task.network)
-  if config.vmapped:
-    init, step = jax.jit(jax.vmap(init)), jax.vmap(step)
-    score = jax.vmap(score, (0, None, None))
-  # A deep network's `init` is not compiled as a whole, which would take longer
-  # than to compile all else. The step is called from Python: XLA for CPU runs
-  # convolutions several times slower inside a `lax.scan`, and dispatch costs
-  # little next to a step.
-  return Program(
-    config,
-    task,
+  return Parts(
     axes,
-    init,
-    jax.jit(step, donate_argnums=0),
-    jax.jit(score),
+    network.init,
+    lambda params, stats: State(params, stats, tx.init(params)),
+    make_step(network, tx),
+    make_score(network),
   )
+
+
+def computing_in(dtype: str, network: networks.Network) -> networks.Network:
+  """The network in another dtype; params, statistics and logits in float32."""
+  if dtype == 'float32':
+    return network
+
+  def cast(x):
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+  def apply(params, stats, inputs, train=False):
+    params, inputs = jax.tree.map(cast, (params, inputs))
+    logits, stats = network.apply(params, stats, inputs, train)
+    return logits.astype(jnp.float32), stats
+
+  return networks.Network(network.init, apply)
 
 
 def make_step(network: networks.Network, tx: optax.GradientTransformation):
@@ -107,12 +148,12 @@ def make_step(network: networks.Network, tx: optax.GradientTransformation):
 
 
 def make_score(network: networks.Network):
-  """Sums over a test batch: `(state, inputs, targets) -> measures`."""
+  """Of a test batch, one by one: `(state, inputs, targets) -> measures`."""
 
   def score(state, inputs, targets):
     logits, _ = network.apply(state.params, state.stats, inputs, train=False)
     loss, right = losses(logits, targets)
-    return {'test_loss': loss.sum(), 'test_accuracy': right.sum()}
+    return {'test_loss': loss, 'test_accuracy': right}
 
   return score
 
@@ -137,44 +178,67 @@ def gradient_measures(opt_state: Any) -> dict[str, jax.Array]:
   }
 
 
-def train(
-  program: Program,
-  seeds: Sequence[int],
-  on_epoch: Callable[[], None] = lambda: None,
-) -> tuple[State, Curves]:
-  """Trains from a fresh start; returns the last state and the curves."""
-  keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-  state = program.init(keys if program.config.vmapped else keys[0])
-  epochs = []
-  for epoch in range(program.config.epochs):
-    state, measures = train_epoch(program, state, seeds, epoch)
-    epochs.append(measures | test(program, state))
-    on_epoch()
+def make_program(config: Config, task: Task) -> Program:
+  """A run whose batches the host makes and whose steps it calls."""
+  parts = make_parts(config, task)
+
+  def begin(key):
+    return parts.init(*parts.begin(key))
+
+  def score(*batch):
+    return jax.tree.map(jnp.sum, parts.score(*batch))
+
+  step = parts.step
+  if config.vmapped:
+    begin, step = jax.jit(jax.vmap(begin)), jax.vmap(step)
+    score = jax.vmap(score, (0, None, None))
+  # A deep network's `init` is not compiled as a whole, which would take longer
+  # than to compile all else. The step is called from Python: XLA for CPU runs
+  # convolutions several times slower inside a `lax.scan`, and dispatch costs
+  # little next to a step.
+  step, score = jax.jit(step, donate_argnums=0), jax.jit(score)
+
+  def train(
+    seeds: Sequence[int], on_epoch: Callable[[], None] = lambda: None
+  ) -> Trained:
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    state = begin(keys if config.vmapped else keys[0])
+    epochs = []
+    for epoch in range(config.epochs):
+      orders = [task.batches(seed, epoch) for seed in seeds]
+      state, measures = train_epoch(step, state, orders, config.vmapped)
+      epochs.append(measures | test(score, state, task))
+      on_epoch()
+    return Trained(state, curves(epochs), config.vmapped)
+
+  return Program(config, task, parts, train)
+
+
+def curves(epochs: Sequence[dict[str, np.ndarray]]) -> Curves:
   names = epochs[0] if epochs else ()
-  curves = {name: np.stack([e[name] for e in epochs], -1) for name in names}
-  return state, {name: np.atleast_2d(curve) for name, curve in curves.items()}
+  found = {name: np.stack([e[name] for e in epochs], -1) for name in names}
+  return {name: np.atleast_2d(curve) for name, curve in found.items()}
 
 
-def train_epoch(program: Program, state: State, seeds, epoch: int):
+def train_epoch(step, state: State, orders, stacked: bool):
   """One epoch, and the mean of each measure over its batches."""
-  orders = [program.task.batches(seed, epoch) for seed in seeds]
   steps = []
   for batches in zip(*orders, strict=True):
-    if program.config.vmapped:
+    if stacked:
       inputs, targets = map(np.stack, zip(*batches, strict=True))
     else:
       ((inputs, targets),) = batches
-    state, measures = program.step(state, inputs, targets)
+    state, measures = step(state, inputs, targets)
     steps.append(measures)
   steps = jax.device_get(steps)  # Waits for the device.
   return state, {m: np.mean([s[m] for s in steps], 0) for m in steps[0]}
 
 
-def test(program: Program, state: State) -> dict[str, np.ndarray]:
+def test(score, state: State, task: Task) -> dict[str, np.ndarray]:
   """Loss and accuracy on the whole test set."""
   scores, size = [], 0
-  for inputs, targets in program.task.test():
-    scores.append(program.score(state, inputs, targets))
+  for inputs, targets in task.test():
+    scores.append(score(state, inputs, targets))
     size += targets.size
   return jax.tree.map(lambda *s: np.sum(s, 0) / size, *jax.device_get(scores))
 
