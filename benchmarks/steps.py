@@ -25,12 +25,12 @@ import pathlib
 import time
 from typing import Any
 
-from benchmarks.lib import arms, counts, machine, trees
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.lib import arms, counts, machine, trees
 from examples import networks, transformer
 from examples.paper import models, tasks, training
 import optax_gc
@@ -314,8 +314,9 @@ def torch_cases(pool, args):
   del pool
   if not importlib.util.find_spec('torch'):
     return
-  from benchmarks.lib import torch_step
   import torch
+
+  from benchmarks.lib import torch_step
 
   cuda = torch.cuda.is_available()
   for tree in ('ResNet-50',) if args.small else ('ResNet-50', 'GPT-2 small'):

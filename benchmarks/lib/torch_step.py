@@ -10,10 +10,22 @@ import torch
 
 from benchmarks.lib import trees
 
+
+def _fused(params):
+  """PyTorch's fastest on a GPU; on a CPU its default."""
+  return True if params[0].is_cuda else None
+
+
 OPTIMIZERS = {
-  'sgd': lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
-  'adam': lambda params: torch.optim.Adam(params, lr=1e-3),
-  'adamw': lambda params: torch.optim.AdamW(params, lr=1e-3),
+  'sgd': lambda params: torch.optim.SGD(
+    params, lr=0.1, momentum=0.9, fused=_fused(params)
+  ),
+  'adam': lambda params: torch.optim.Adam(
+    params, lr=1e-3, fused=_fused(params)
+  ),
+  'adamw': lambda params: torch.optim.AdamW(
+    params, lr=1e-3, fused=_fused(params)
+  ),
 }
 
 

@@ -16,7 +16,13 @@ import tyro
 from examples import report
 from examples.paper import records, results, runs
 from examples.paper.at_size import AT_SIZE
-from examples.paper.experiments import EXPERIMENTS, Experiment, Unit, overridden
+from examples.paper.experiments import (
+  EXPERIMENTS,
+  Experiment,
+  Unit,
+  overridden,
+  selected,
+)
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / 'results'
@@ -104,8 +110,8 @@ class Options:
     else:
       known = EXPERIMENTS
     return {
-      name: overridden(experiment, self.panels, **self.changes)
-      for name, experiment in known.items()
+      name: overridden(experiment, **self.changes)
+      for name, experiment in selected(known, self.panels).items()
     }
 
   def settings(self) -> runs.Settings:

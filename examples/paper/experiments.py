@@ -415,9 +415,42 @@ def _all_units(experiment: Experiment, together: int) -> Iterator[Unit]:
           yield Unit(config, tuple(seeds))
 
 
+def selected(
+  experiments: dict[str, Experiment], panels: Collection[str]
+) -> dict[str, Experiment]:
+  """The experiments with some panels alone, and those that have any of them.
+
+  Args:
+    experiments: By name.
+    panels: The names of those to keep; none means all.
+
+  Returns:
+    The experiments.
+
+  Raises:
+    ValueError: If there is no such panel.
+  """
+  if not panels:
+    return experiments
+  every = [name for e in experiments.values() for name in e.panels]
+  for name in panels:
+    if name not in every:
+      raise ValueError(
+        f'There is no panel {name!r}; there are {", ".join(map(repr, every))}.'
+      )
+  kept = {
+    name: {title: p for title, p in e.panels.items() if title in panels}
+    for name, e in experiments.items()
+  }
+  return {
+    name: experiments[name]._replace(panels=of_it)
+    for name, of_it in kept.items()
+    if of_it
+  }
+
+
 def overridden(
   experiment: Experiment,
-  panels: Collection[str] = (),
   seeds: int | None = None,
   published: bool = False,
   **fields: Any,
@@ -426,7 +459,6 @@ def overridden(
 
   Args:
     experiment: The experiment.
-    panels: The names of those to keep; none means all.
     seeds: The number of seeds of every panel.
     published: Whether image models have their published width and depth, and
       ResNets and DenseNets the stem that is published for the data.
@@ -436,14 +468,8 @@ def overridden(
     The experiment.
 
   Raises:
-    ValueError: If there is no such panel, or a number is not positive.
+    ValueError: If a number is not positive.
   """
-  for name in panels:
-    if name not in experiment.panels:
-      raise ValueError(
-        f'There is no panel {name!r} in {experiment.title!r}; there are '
-        f'{", ".join(map(repr, experiment.panels))}.'
-      )
   fields = {name: value for name, value in fields.items() if value is not None}
   for name, number in (fields | {'seeds': seeds}).items():
     if isinstance(number, int) and number < 1:
@@ -466,6 +492,5 @@ def overridden(
         seeds or panel.seeds,
       )
       for name, panel in experiment.panels.items()
-      if not panels or name in panels
     }
   )
