@@ -67,23 +67,6 @@ class Images:
         images = shifted(images, rng, self.shift, self.border)
     return images, labels
 
-  def draws(self, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """What ``fetch`` would do to ``n`` images with this ``rng``.
-
-    Args:
-      n: How many images.
-      rng: What decides.
-
-    Returns:
-      Arrays ``(n,)``: of each image, whether it is mirrored, and the first row
-      and column of its crop from the image with a border of ``shift`` pixels.
-    """
-    mirror = mirrors(n, rng) if self.mirror else np.zeros(n, bool)
-    row, column = np.zeros((2, n), int)
-    if self.shift:
-      row, column = offsets(n, rng, self.shift)
-    return {'mirror': mirror, 'row': row, 'column': column}
-
   def first(self, train_size: int) -> 'Images':
     """The same with the first training images alone.
 
@@ -112,6 +95,26 @@ def mirrors(n: int, rng: np.random.Generator) -> np.ndarray:
 def offsets(n: int, rng: np.random.Generator, shift: int) -> np.ndarray:
   """The first rows and columns, ``(2, n)``, of crops at random."""
   return rng.integers(0, 2 * shift + 1, (2, n))
+
+
+def draws(
+  n: int, rng: np.random.Generator, shift: int, mirror: bool
+) -> dict[str, np.ndarray]:
+  """What ``Images.fetch`` would do to ``n`` images with this ``rng``.
+
+  Args:
+    n: How many images.
+    rng: What decides.
+    shift: As of ``Images``.
+    mirror: As of ``Images``.
+
+  Returns:
+    Arrays ``(n,)``: of each image, whether it is mirrored, and the first row
+    and column of its crop from the image with a border of ``shift`` pixels.
+  """
+  mirrored = mirrors(n, rng) if mirror else np.zeros(n, bool)
+  row, column = offsets(n, rng, shift) if shift else np.zeros((2, n), int)
+  return {'mirror': mirrored, 'row': row, 'column': column}
 
 
 def mirrored(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

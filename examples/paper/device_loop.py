@@ -33,7 +33,6 @@ class Data:
     self.resident = task.resident()
     self.steps = task.steps
     self.arrays, self.test = self.resident.put()
-    self.draws = functools.lru_cache(maxsize=256)(self.resident.draw)
     self._start = functools.lru_cache(maxsize=64)(self._make_start)
     self._network = task.network
 
@@ -69,7 +68,7 @@ class Loop:
     state = self._init(*data.start(seeds))
     epochs = []
     for epoch in range(self.config.epochs):
-      draws = stacked([data.draws(seed, epoch) for seed in seeds])
+      draws = stacked([data.resident.draw(seed, epoch) for seed in seeds])
       run = self.compile(len(seeds)).result()
       state, measures = run(state, data.arrays, draws, data.test)
       epochs.append(measures)
@@ -92,7 +91,7 @@ class Loop:
     epoch = over_seeds(epoch, size)
     seeds = [0] * size
     state = jax.eval_shape(self._init, *self.data.start(seeds))
-    draws = stacked([self.data.draws(seed, 0) for seed in seeds])
+    draws = stacked([self.data.resident.draw(seed, 0) for seed in seeds])
     return jax.jit(epoch, donate_argnums=0).lower(
       state, self.data.arrays, draws, self.data.test
     )

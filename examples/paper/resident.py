@@ -5,6 +5,7 @@ it does for batches of its own, and sends these few numbers; the device gathers.
 """
 
 from collections.abc import Callable, Iterable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 
 from examples import text
 from examples.data import Images, loading
+from examples.data.images import draws
 
 
 class Resident(NamedTuple):
@@ -37,18 +39,35 @@ class Resident(NamedTuple):
 
 
 class Draws:
-  """Stands for the images where batches are drawn but not fetched."""
+  """Stands for images where batches are drawn but not fetched."""
 
-  def __init__(self, images: Images):
-    self._images = images
-    self.size = images.size
+  def __init__(self, size: int, shift: int, mirror: bool):
+    self._size, self._shift, self._mirror = size, shift, mirror
+
+  def size(self, part):
+    return self._size
 
   def fetch(self, part, indices, rng=None):
-    if rng is None:
-      rows = {'index': indices}
-    else:
-      rows = {'index': indices, **self._images.draws(len(indices), rng)}
-    return {name: row.astype(np.int32) for name, row in rows.items()}, part
+    found = {'index': indices.astype(np.int32)}
+    if rng is not None:
+      drawn = draws(len(indices), rng, self._shift, self._mirror)
+      found |= {name: row.astype(np.int8) for name, row in drawn.items()}
+    return found, part
+
+
+# Arms and networks have the same; an epoch of 60,000 images takes half a
+# megabyte, and longer to draw than to send.
+@functools.lru_cache(maxsize=512)
+def epoch_of_images(size, shift, mirror, seed, epoch, batch_size, augment):
+  """What is drawn for an epoch, a tree whose first axis is the step."""
+  batches = loading.train_batches(
+    Draws(size, shift, mirror),
+    batch_size,
+    seed=seed,
+    epoch=epoch,
+    augment=augment,
+  )
+  return jax.tree.map(lambda *rows: np.stack(rows), *[b[0] for b in batches])
 
 
 def of_images(
@@ -75,21 +94,19 @@ def of_images(
   arrays = standardize(padded), images.train_labels
 
   def draw(seed, epoch):
-    batches = loading.train_batches(
-      Draws(images), seed=seed, epoch=epoch, **settings
-    )
-    return jax.tree.map(lambda *rows: np.stack(rows), *[b[0] for b in batches])
+    images_drawn = len(images.train_labels), images.shift, images.mirror
+    return epoch_of_images(*images_drawn, seed, epoch, **settings)
 
-  def batch(arrays, draws):
+  def batch(arrays, drawn):
     inputs, labels = arrays
-    index = draws['index']
-    if 'row' not in draws:
+    index = drawn['index']
+    if 'row' not in drawn:
       return inputs[index], labels[index]
-    rows = draws['row'][:, None] + jnp.arange(height)
-    columns = draws['column'][:, None] + jnp.arange(width)
+    rows = drawn['row'][:, None] + jnp.arange(height)
+    columns = drawn['column'][:, None] + jnp.arange(width)
     # A mirrored image's border is mirrored with it.
     other = width + 2 * shift - 1 - columns
-    columns = jnp.where(draws['mirror'][:, None] > 0, other, columns)
+    columns = jnp.where(drawn['mirror'][:, None] > 0, other, columns)
     where = index[:, None, None], rows[:, :, None], columns[:, None, :]
     return inputs[where], labels[index]
 
