@@ -31,8 +31,9 @@ import numpy as np
 import optax
 
 from benchmarks.lib import arms, counts, machine, trees
-from examples import networks, transformer
-from examples.paper import models, tasks, training
+from examples import transformer
+from examples.paper import tasks, training
+from examples.paper.config import Config
 import optax_gc
 
 STEPS = (
@@ -221,15 +222,13 @@ def training_cases(pool, args):
 def resnet_50(small):
   """As in torchvision, on 128 images of 224 x 224."""
   size, pixels = (2, 32) if small else (128, 224)
-  network = networks.as_network(
-    lambda rngs: models.build(
-      'resnet50',
-      stem='imagenet',
-      classes=1000,
-      width=4 if small else 64,
-      rngs=rngs,
-    )
+  config = Config(
+    model='resnet50',
+    width=4 if small else None,
+    stem='imagenet',
+    dtype='bfloat16',
   )
+  network = tasks.image_network(config, (pixels, pixels, 3), 1000)
   rng = np.random.default_rng(0)
   images = rng.normal(size=(size, pixels, pixels, 3)).astype(np.float32)
   labels = rng.integers(0, 1000, size, np.int32)
@@ -250,7 +249,9 @@ def gpt2_small(small):
     heads=features // 64 or 1,
     hidden=4 * features,
   )
-  network = networks.as_network(lambda rngs: tasks.Transformer(config, rngs))
+  network = tasks.as_network(
+    Config(dtype='bfloat16'), lambda rngs: tasks.Transformer(config, rngs)
+  )
   rng = np.random.default_rng(0)
   tokens = rng.integers(0, config.vocabulary, (size, length + 1), np.int32)
   what = f'batch {size}, {length} tokens, bfloat16, AdamW'
@@ -259,7 +260,6 @@ def gpt2_small(small):
 
 def training_programs(network, optimizer, inputs, targets):
   """Of each arm the compiled step; and the state that they begin with."""
-  network = training.computing_in('bfloat16', network)
   params, stats = jax.eval_shape(network.init, jax.random.key(0))
   axes = optax_gc.infer_weight_axes(
     lambda params, stats, inputs: network.apply(params, stats, inputs)[0],

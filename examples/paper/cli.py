@@ -89,7 +89,7 @@ class Options:
     names = ('data', 'train_size', 'test_size', 'seeds', 'epochs')
     names += ('batch_size', 'model', 'published', 'dtype')
     given = {name: getattr(self, name) for name in names}
-    return {name: x for name, x in given.items() if x not in (None, False)}
+    return {k: x for k, x in given.items() if x is not None and x is not False}
 
   @property
   def folder(self) -> Path:

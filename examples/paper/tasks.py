@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flax import nnx
+import jax.numpy as jnp
 import numpy as np
 
 from examples import data, networks, text, transformer
@@ -79,7 +81,7 @@ def essence(config: Config) -> Config:
   """One config for all whose tasks are the same: they have other arms."""
   default = Config()
   arm = ('optimizer', 'centralize', 'learning_rate', 'body_rate')
-  arm += ('weight_decay', 'epochs', 'statistics', 'dtype')
+  arm += ('weight_decay', 'epochs', 'statistics')
   fields = {field: getattr(default, field) for field in arm}
   return dataclasses.replace(config, **fields)
 
@@ -150,7 +152,8 @@ def image_network(
         f'{config.model} has neither group normalization nor weight '
         f'standardization; {", ".join(models.NAMES)} have the first.'
       )
-    return networks.make_network(config.model, shape, classes)
+    cls = networks.MODELS[config.model]
+    return as_network(config, lambda rngs: cls(shape, classes, rngs))
   if config.pretrained and config.model != PRETRAINED:
     raise ValueError(
       f'There are pretrained weights of {PRETRAINED}, but not of '
@@ -175,7 +178,7 @@ def image_network(
       torch_weights.load_mobilenet(model, file, head=False)
     return model
 
-  return networks.as_network(make)
+  return as_network(config, make)
 
 
 def text_task(config: Config, data_dir: Path | None) -> Task:
@@ -215,10 +218,11 @@ def digest(content: text.Text) -> str:
 
 def text_network(config: Config) -> networks.Network:
   if config.model == 'lstm':
-    return networks.as_network(
+    return as_network(
+      config,
       lambda rngs: models.LSTM(
         text.VOCABULARY, width=config.width, depth=config.depth, rngs=rngs
-      )
+      ),
     )
   size = transformer.Config(
     length=config.length,
@@ -226,7 +230,25 @@ def text_network(config: Config) -> networks.Network:
     features=config.width,
     hidden=4 * config.width,
   )
-  return networks.as_network(lambda rngs: Transformer(size, rngs))
+  return as_network(config, lambda rngs: Transformer(size, rngs))
+
+
+def as_network(
+  config: Config, make: Callable[[nnx.Rngs], nnx.Module]
+) -> networks.Network:
+  """A model as pure functions, which compute in the config's dtype.
+
+  Its params and statistics stay float32.
+  """
+
+  def made(rngs):
+    model = make(rngs)
+    for _, node in nnx.iter_graph(model):
+      if isinstance(node, nnx.Module) and hasattr(node, 'dtype'):
+        node.dtype = jnp.dtype(config.dtype)
+    return model
+
+  return networks.as_network(make if config.dtype == 'float32' else made)
 
 
 class Transformer(transformer.Transformer):

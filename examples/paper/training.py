@@ -88,7 +88,7 @@ class Program(NamedTuple):
 
 
 def make_parts(config: Config, task: Task) -> Parts:
-  network = computing_in(config.dtype, task.network)
+  network = task.network
   params, stats = jax.eval_shape(network.init, jax.random.key(0))
   inputs, _ = next(task.test())
   axes = optax_gc.infer_weight_axes(
@@ -107,22 +107,6 @@ def make_parts(config: Config, task: Task) -> Parts:
     make_step(network, tx),
     make_score(network),
   )
-
-
-def computing_in(dtype: str, network: networks.Network) -> networks.Network:
-  """The network in another dtype; params, statistics and logits in float32."""
-  if dtype == 'float32':
-    return network
-
-  def cast(x):
-    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-  def apply(params, stats, inputs, train=False):
-    params, inputs = jax.tree.map(cast, (params, inputs))
-    logits, stats = network.apply(params, stats, inputs, train)
-    return logits.astype(jnp.float32), stats
-
-  return networks.Network(network.init, apply)
 
 
 def make_step(network: networks.Network, tx: optax.GradientTransformation):

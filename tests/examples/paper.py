@@ -32,4 +32,4 @@ def record(config=MLP, seed=0, loss=(1.0, 0.5), accuracy=(0.5, 0.8)):
 
 def fake(panels=None, figure='differences'):
   panels = panels or {'digits': Panel(ARMS, 4)}
-  return Experiment('A title', 'table 9', panels, 1, figure)
+  return Experiment('A title', 'table 9', panels, figure)

@@ -9,7 +9,7 @@ import tyro
 
 from examples import data
 from examples.data import clipart
-from examples.paper import cli, optimizers, tasks, training
+from examples.paper import cli, optimizers, runs, tasks, training
 from examples.paper.config import Config
 from examples.paper.experiments import (
   EXPERIMENTS,
@@ -26,7 +26,7 @@ def centralized(config):
   task = tasks.make_task(config)
   program = training.make_program(config, task)
   params, _ = jax.eval_shape(task.network.init, jax.random.key(0))
-  used = optimizers.used_axes(config.centralize, params, program.axes)
+  used = optimizers.used_axes(config.centralize, params, program.parts.axes)
   return {row.path for row in optax_gc.summary(params, used) if row.centralized}
 
 
@@ -199,7 +199,7 @@ def test_other_epochs_train_no_initial_weights():
 
 
 def test_shards_share_out_all_units_once():
-  parts = [cli.shares(EXPERIMENTS, (i, 3)) for i in range(3)]
+  parts = [runs.shares(EXPERIMENTS, (i, 3)) for i in range(3)]
   shared = [unit for part in parts for mine in part.values() for unit in mine]
   assert len(set(shared)) == len(shared)
   everything = [unit for e in EXPERIMENTS.values() for unit in units(e)]
@@ -215,10 +215,6 @@ def test_shards_share_out_all_units_once():
 @pytest.fixture
 def out(tmp_path):
   return tmp_path / 'results'
-
-
-def options(out):
-  return cli.Options('wrong_axes', out=out)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +295,7 @@ def test_unknown_experiments_are_refused(capsys):
 )
 def test_unknown_arms_are_refused(fields, message, out):
   experiment = Experiment(
-    '', '', {'a': Panel({'b': dataclasses.replace(CNN, **fields)}, 1)}, 0, ''
+    '', '', {'a': Panel({'b': dataclasses.replace(CNN, **fields)}, 1)}, ''
   )
   with pytest.raises(ValueError, match=message):
-    cli.check({'wrong_axes': list(units(experiment))}, options(out))
+    runs.check({'wrong_axes': list(units(experiment))}, runs.Settings(out))

@@ -155,14 +155,20 @@ def test_a_report_of_nothing_says_what_to_run(out, tmp_path):
     assert f'`python -m examples.paper {name}`' in page
 
 
-def test_list_shows_all_experiments(out, capsys):
-  cli.main(['list', '--out', str(out)])
-  printed = capsys.readouterr().out
+def test_the_list_and_the_page_name_the_same_runs_and_minutes(capsys, tmp_path):
+  cli.main(['list'])
+  rows = {
+    row.split()[0]: row
+    for row in capsys.readouterr().out.splitlines()
+    if row.strip()
+  }
+  page = results.status(EXPERIMENTS, records.read(cli.RESULTS))
   for name, experiment in EXPERIMENTS.items():
-    rows = map(str.split, printed.splitlines())
-    (row,) = [row for row in rows if name in row[:1]]
-    runs = len(results.run_keys(experiment))
-    assert row[-3:] == [str(runs), '0', f'{experiment.minutes:.0f}']
+    (row,) = [r for r in page.splitlines() if f'`{name}`' in r]
+    recorded, minutes = (cell.strip() for cell in row.split('|')[2:4])
+    assert recorded.endswith(f' of {len(results.run_keys(experiment))}')
+    assert f' {recorded} ' in rows[name]
+    assert rows[name].split()[-1] == minutes
 
 
 def test_a_run_that_diverged_is_worse():

@@ -115,7 +115,7 @@ def test_every_network_has_its_data_axes_and_optimizer(config, pictures):
 
 def train(config, seeds=(0, 1)):
   program = training.make_program(config, tasks.make_task(config))
-  return training.train(program, seeds)
+  return program.train(seeds).curves
 
 
 @pytest.mark.parametrize('base', [MLP, CNN], ids=['vmapped', 'one by one'])
@@ -125,7 +125,7 @@ def test_arms_share_initial_weights_order_and_augmentation(base):
   still = dataclasses.replace(base, learning_rate=0.0, augment=True)
   seeds = (0, 1) if base.vmapped else (0,)
   curves = [
-    train(dataclasses.replace(still, centralize=name), seeds)[1]
+    train(dataclasses.replace(still, centralize=name), seeds)
     for name in ('none', 'gc')
   ]
   for measure, values in curves[1].items():
@@ -135,8 +135,8 @@ def test_arms_share_initial_weights_order_and_augmentation(base):
 
 
 def test_vmapped_seeds_train_as_alone():
-  _, together = train(MLP, (0, 1))
-  _, alone = train(MLP, (1,))
+  together = train(MLP, (0, 1))
+  alone = train(MLP, (1,))
   np.testing.assert_allclose(
     together['train_loss'][1], alone['train_loss'][0], rtol=1e-4
   )
@@ -192,7 +192,7 @@ def test_a_killed_process_loses_no_finished_run(tmp_path):
   before = lines(tmp_path)
   assert 2 <= len(before) < 8  # An arm has two lines, one a seed.
   printed, _ = start(tmp_path).communicate(timeout=SECONDS)
-  assert f'{len(before) // 2} of 4 runs are recorded' in printed
+  assert f'{len(before)} of 8 runs are recorded' in printed
   assert lines(tmp_path)[: len(before)] == before
   assert len(lines(tmp_path)) == len(records.read(tmp_path)) == 8
   assert 'optax.centralize' in printed  # The table.
@@ -201,6 +201,6 @@ def test_a_killed_process_loses_no_finished_run(tmp_path):
 def test_two_processes_share_the_work(tmp_path):
   both = [start(tmp_path, '--shard', str(i), '2') for i in range(2)]
   printed = [process.communicate(timeout=SECONDS)[0] for process in both]
-  assert '0 of 2 runs' in printed[0]
-  assert '0 of 2 runs' in printed[1]
+  assert '0 of 4 runs' in printed[0]
+  assert '0 of 4 runs' in printed[1]
   assert len(lines(tmp_path)) == len(records.read(tmp_path)) == 8
