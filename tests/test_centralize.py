@@ -206,29 +206,6 @@ def test_nothing_to_reduce_returns_the_array():
   assert optax_gc.centralize(g, ()) is g
 
 
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
-def test_is_differentiable_vmappable_and_jittable(dtype):
-  """The derivative of a projection is itself, forwards and backwards."""
-  g = jnp.arange(24, dtype=dtype).reshape(2, 4, 3) ** 2
-  t = jnp.cos(g)
-
-  def fn(g):
-    return optax_gc.centralize(g, 0)
-
-  over_batch = jax.jit(jax.vmap(fn))(g)
-  assert over_batch.dtype == dtype
-  for got, own in zip(over_batch, g, strict=True):
-    np.testing.assert_array_equal(got, fn(own))
-  _, tangent = jax.jvp(fn, (g[0],), (t[0],))
-  np.testing.assert_array_equal(tangent, fn(t[0]))
-  _, pullback = jax.vjp(fn, g[0])
-  np.testing.assert_array_equal(pullback(t[0])[0], fn(t[0]))
-  hessian = jax.hessian(lambda g: (fn(g) ** 2).sum() / 2)(g[0, :, 0])
-  np.testing.assert_allclose(
-    np.asarray(hessian, np.float32), projection(4), atol=1e-2
-  )
-
-
 @pytest.mark.parametrize(
   ('axes', 'error', 'message'),
   [

@@ -3,10 +3,7 @@
 import functools
 
 import jax
-from jax import export
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
@@ -84,21 +81,6 @@ def test_gradient_is_the_projection_itself(dtype):
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize('spec', [P('d'), P(None, 'd')])
-@pytest.mark.parametrize('mode', ['Auto', 'Explicit'])
-def test_sharding_is_kept(dtype, spec, mode):
-  if not hasattr(jax, 'set_mesh'):
-    pytest.skip('jax.set_mesh is of newer JAX')
-  kind = getattr(jax.sharding.AxisType, mode)
-  mesh = jax.make_mesh((4,), ('d',), axis_types=(kind,))
-  with jax.set_mesh(mesh):
-    g = jax.device_put(gradient(dtype), NamedSharding(mesh, spec))
-    got = jax.jit(lambda x: optax_gc.centralize(x, 0))(g)
-  assert got.sharding.is_equivalent_to(g.sharding, g.ndim)
-  assert_close(np.asarray(got), reference(np.asarray(g)))
-
-
-@pytest.mark.parametrize('dtype', DTYPES)
 def test_a_donated_gradient_is_written_in_place(dtype):
   g = gradient(dtype, (256, 256))
   expected = reference(np.asarray(g))
@@ -109,19 +91,6 @@ def test_a_donated_gradient_is_written_in_place(dtype):
   got = update({'kernel': g})['kernel']
   assert g.is_deleted()
   assert_close(np.asarray(got), expected)
-
-
-@pytest.mark.parametrize('dtype', DTYPES)
-def test_exports_for_all_platforms(dtype):
-  g = gradient(dtype)
-  exported = export.export(
-    jax.jit(lambda x: optax_gc.centralize(x, 0)),
-    platforms=('cpu', 'cuda', 'rocm', 'tpu'),
-  )(jax.ShapeDtypeStruct(g.shape, g.dtype))
-  assert exported.platforms == ('cpu', 'cuda', 'rocm', 'tpu')
-  np.testing.assert_array_equal(
-    jax.jit(exported.call)(g), optax_gc.centralize(g, 0)
-  )
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,10 @@ def test_means_over_several_mesh_axes_in_one_tree(mesh):
     np.testing.assert_allclose(
       updates[name]['kernel'], leaf['kernel'], atol=1e-6
     )
+  # The last two share one, whatever the order of their names.
+  jaxpr = jax.make_jaxpr(functools.partial(run, mesh, specs))(grads)
+  sums = re.findall(r'= psum\w*\[\s*axes=\((.*?)\)', str(jaxpr))
+  assert len(sums) >= len(set(sums)) == 3
 
 
 def test_specs_of_an_nnx_model_match_states_and_plain_trees(mesh):
