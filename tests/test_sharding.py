@@ -135,22 +135,43 @@ def assert_same_shardings(updates, grads):
     assert updates[name].sharding.is_equivalent_to(x.sharding, x.ndim), name
 
 
+# How many all-reduces XLA may make of all means: one for all leaves that are
+# split over the same mesh axes.
+ALL_REDUCES = {
+  'replicated': 0,
+  'fsdp': 1,
+  'fsdp over both': 1,
+  'tensor': 0,
+  'both': 1,
+  'stacked layers': 0,
+}
+
+
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('way', WAYS)
-def test_equals_one_device_and_keeps_shardings(way, layout, dtype):
-  grads = gradients(dtype)
+def test_equals_one_device_by_one_all_reduce_and_no_memory(way, layout, dtype):
+  grads = gradients(dtype, length=128)
   update, placed = WAYS[way](layout, grads)
-  updates = update(placed)
+  compiled = update.lower(placed).compile()
+  updates = compiled(placed)
   assert_same_shardings(updates, placed)
   assert_close(updates, on_one_device(grads))
+  if compat.COMBINES:
+    counts = hlo.collectives(compiled.as_text())
+    assert set(counts) <= {'all-reduce'}
+    assert counts['all-reduce'] == ALL_REDUCES[layout]
+    size = sum(
+      x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(placed)
+    )
+    assert compiled.memory_analysis().temp_size_in_bytes <= 0.01 * size
 
 
-@pytest.mark.skipif(
-  not hasattr(jax, 'set_mesh'), reason='this JAX has no jax.set_mesh'
+@compat.needs_set_mesh
+@pytest.mark.parametrize(
+  ('layout', 'dtype'),
+  [*((layout, jnp.float32) for layout in LAYOUTS), ('both', jnp.bfloat16)],
 )
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize('layout', LAYOUTS)
 def test_explicit_mode(layout, dtype):
   grads = gradients(dtype)
   tx = optax_gc.gradient_centralization(AXES)
@@ -168,35 +189,6 @@ def test_explicit_mode(layout, dtype):
     updates = update(placed)
   assert_same_shardings(updates, placed)
   assert_close(updates, on_one_device(grads))
-
-
-# How many all-reduces XLA may make of all means: one for all leaves that are
-# split over the same mesh axes.
-ALL_REDUCES = {
-  'replicated': 0,
-  'fsdp': 1,
-  'fsdp over both': 1,
-  'tensor': 0,
-  'both': 1,
-  'stacked layers': 0,
-}
-
-
-@compat.combines_all_reduces
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize('way', WAYS)
-def test_costs_one_all_reduce_and_no_memory(way, layout, dtype):
-  grads = gradients(dtype, length=128)
-  update, placed = WAYS[way](layout, grads)
-  compiled = update.lower(placed).compile()
-  counts = hlo.collectives(compiled.as_text())
-  assert set(counts) <= {'all-reduce'}
-  assert counts['all-reduce'] == ALL_REDUCES[layout]
-  size = sum(
-    x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(placed)
-  )
-  assert compiled.memory_analysis().temp_size_in_bytes <= 0.01 * size
 
 
 @compat.combines_all_reduces
