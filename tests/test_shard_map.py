@@ -243,7 +243,6 @@ STATISTICS = {
 }
 
 
-@compat.combines_all_reduces
 def test_statistics_are_those_of_the_whole(mesh):
   grads = {name: {'kernel': g} for name, (g, _) in STATISTICS.items()}
   specs = {name: {'kernel': spec} for name, (_, spec) in STATISTICS.items()}
@@ -278,8 +277,9 @@ def test_statistics_are_those_of_the_whole(mesh):
   # One all-reduce for each set of mesh axes that means are taken over, and one
   # for all figures of all leaves.
   only = sharded(lambda g: measure(g)[0], specs).lower(grads).compile()
-  assert hlo.collectives(only.as_text()) == {'all-reduce': 2}
-  assert hlo.collectives(compiled.as_text()) == {'all-reduce': 3}
+  if compat.COMBINES:
+    assert hlo.collectives(only.as_text()) == {'all-reduce': 2}
+    assert hlo.collectives(compiled.as_text()) == {'all-reduce': 3}
 
 
 @compat.combines_all_reduces
