@@ -10,30 +10,18 @@ import argparse
 import json
 import pathlib
 import re
-import statistics
 
-from matplotlib import pyplot as plt
-import numpy as np
-
+from benchmarks.lib.figures import (
+  ARMS,
+  draw_residuals,
+  draw_times,
+  name_of,
+  ratio,
+  select,
+)
 from benchmarks.lib.machine import RESULTS
 
 DOCS = pathlib.Path(__file__).parents[1] / 'docs'
-ARMS = ('ours', 'naive', 'optax.centralize')
-
-
-def select(report, **case):
-  """The rows whose case holds these values."""
-  return [
-    row
-    for row in report['cases']
-    if all(row['case'].get(key) == value for key, value in case.items())
-  ]
-
-
-def ratio(row, arm, base, clock='wall'):
-  """Quartiles of the ratio of two arms within a turn."""
-  pairs = zip(row[clock][arm], row[clock][base], strict=True)
-  return statistics.quantiles([a / b for a, b in pairs], n=4)
 
 
 def quartiles(row, arm, base, clock='wall', digits=2):
@@ -44,11 +32,6 @@ def quartiles(row, arm, base, clock='wall', digits=2):
 def table(head, rows):
   lines = [head, ['---'] * len(head), *rows]
   return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
-
-
-def name_of(row):
-  case = row['case']
-  return case['tree'], case['dtype'], case['optimizer']
 
 
 def step_counts(report):
@@ -209,11 +192,78 @@ def provenance(report):
 
 
 def spans(rows):
-  """The least and the greatest of each column."""
-  return [
-    f'{min(column):.2f} to {max(column):.2f}'
-    for column in zip(*rows, strict=True)
-  ]
+  """The least and the greatest of each column, of the numbers there are."""
+  cells = []
+  for column in zip(*rows, strict=True):
+    found = [x for x in column if x is not None]
+    ends = [f'{end(found):.2f}' for end in (min, max) if found]
+    cells.append(' to '.join(dict.fromkeys(ends)) or '-')
+  return cells
+
+
+def timed(report):
+  """The steps that `steps` timed on devices: each file's head and lines."""
+  for path in sorted(report['folder'].glob('steps_*.jsonl')):
+    head, *lines = map(json.loads, path.read_text().splitlines())
+    yield head, lines
+
+
+def compared(line):
+  """Medians of a case's ratios, and that of the bytes moved."""
+  counts = line.get('counts')
+  pairs = [('ours', base) for base in ('none', *ARMS[1:])]
+  ratios = [line['ratio'].get('/'.join(pair)) for pair in pairs]
+  medians = [middle and middle[1] for middle in ratios]
+  moved = counts and counts['ours'][0] / counts['none'][0]
+  return [*medians, moved]
+
+
+TIMED = ('ours / none', 'ours / naive', 'ours / optax.centralize', 'bytes')
+
+
+def timed_summary(report):
+  """The summary: for each device and tree, over dtypes and optimizers."""
+  rows = []
+  for head, lines in timed(report):
+    by_tree = {}
+    for line in lines:
+      if 'case' in line:
+        by_tree.setdefault(line['case'][0], []).append(compared(line))
+    rows += [[head['device'], tree, *spans(by_tree[tree])] for tree in by_tree]
+    for line in lines:
+      if 'training' in line:
+        ratio = line['ratio']['ours/none'][1]
+        what = f'a training step of {line["training"]}'
+        rows.append([head['device'], what, f'{ratio:.3f}', '', '', ''])
+  if not rows:
+    return ''
+  return (
+    'On an accelerator, where bandwidth limits, the time follows the bytes; '
+    'where launches limit, centralization is free.\n\n'
+  ) + table(['device', 'tree', *TIMED], rows)
+
+
+def timed_tables(report):
+  """All cases of `steps`, and PyTorch's beside them."""
+  parts = []
+  for head, lines in timed(report):
+    rows = []
+    for line in lines:
+      if 'case' in line:
+        cells = ['-' if x is None else f'{x:.3f}' for x in compared(line)]
+        rows.append([*line['case'], f'{line["ms"]["none"]:.2f}', *cells])
+    versions = ', '.join(f'{k} {v}' for k, v in head['versions'].items())
+    names = ['tree', 'dtype', 'optimizer', 'none, ms', *TIMED]
+    parts += [f'{head["device"]}; {versions}.', table(names, rows)]
+    torch = [
+      [line['torch'], line['opt'], *(f'{x:.2f}' for x in line['ms'].values())]
+      for line in lines
+      if 'torch' in line
+    ]
+    if torch:
+      names = ["PyTorch, the authors' way", 'optimizer', 'without, ms']
+      parts.append(table([*names, 'with, ms'], torch))
+  return '\n\n'.join(parts)
 
 
 def added_traffic(report):
@@ -248,6 +298,7 @@ def added_time(report):
 
 
 SUMMARY = {
+  'timed steps': timed_summary,
   'machine': provenance,
   'added traffic': added_traffic,
   'added time': added_time,
@@ -256,11 +307,17 @@ SUMMARY = {
 TABLES = (
   ('Single measurements', '', alone),
   (
-    'Accelerators',
+    'Accelerators: traffic',
     'Tree sizes that a step moves, compiled ahead of time and not run; then '
     'kernels: none / ours / naive / `optax.centralize`. Memory on the chip of '
     'a TPU does not count.',
     accelerators,
+  ),
+  (
+    'Accelerators: time',
+    'Steps that were run: medians of ratios within a turn, and bytes moved, '
+    'ours / none.',
+    timed_tables,
   ),
   (
     'CPU: traffic',
@@ -304,7 +361,8 @@ def write_tables(report, path):
   parts += ['[What it costs](../speed.md) says what the columns are.']
   parts += [provenance(report)]
   for title, note, make in TABLES:
-    parts += [f'## {title}', note, make(report)]
+    if content := make(report):
+      parts += [f'## {title}', note, content]
   path.parent.mkdir(exist_ok=True)
   path.write_text('\n\n'.join(filter(None, parts)) + '\n')
 
@@ -322,70 +380,6 @@ def write_summary(report, page):
   page.write_text(text)
 
 
-def draw_times(report, path):
-  """Ratios of steps, with quartiles, a point a case."""
-  rows = select(report, part='steps')
-  figure, axes = plt.subplots(figsize=(7, 0.4 + 0.24 * len(rows)))
-  height = np.arange(len(rows))[::-1]
-  for shift, base, color in (
-    (0.2, 'none', 'black'),
-    (0, 'naive', 'tab:blue'),
-    (-0.2, 'optax.centralize', 'tab:orange'),
-  ):
-    low, middle, high = np.array([ratio(row, 'ours', base) for row in rows]).T
-    axes.errorbar(
-      middle,
-      height + shift,
-      xerr=[middle - low, high - middle],
-      fmt='o',
-      markersize=3,
-      linewidth=1,
-      color=color,
-      label=f'ours / {base}',
-    )
-  axes.axvline(1, color='grey', linewidth=0.8)
-  axes.set_xscale('log')
-  ticks = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
-  axes.set_xticks(ticks, ticks)
-  axes.minorticks_off()
-  axes.set_yticks(height, [', '.join(name_of(row)) for row in rows], fontsize=7)
-  axes.set_xlabel('time of a step, ratio within a turn')
-  axes.legend(fontsize=7)
-  save(figure, path)
-
-
-def draw_residuals(report, path):
-  figure, panels = plt.subplots(1, 3, figsize=(8, 2.8), sharex=True)
-  rows = [r for case in select(report, part='numerics') for r in case['rows']]
-  for panel, dtype in zip(
-    panels, ('float32', 'bfloat16', 'float16'), strict=True
-  ):
-    for arm, style in zip(
-      (*ARMS, 'rounded once'), ('o-', 's-', 'x--', ':'), strict=True
-    ):
-      held = [r for r in rows if r['dtype'] == dtype and r['offset'] == 10]
-      panel.loglog(
-        [r['size'] for r in held],
-        [r[arm] for r in held],
-        style,
-        markersize=4,
-        label=arm,
-      )
-    panel.set_title(dtype, fontsize=9)
-    panel.set_xlabel('M')
-  panels[0].set_ylabel('largest mean / rms, at 10 sigma')
-  panels[0].legend(fontsize=6)
-  save(figure, path)
-
-
-def save(figure, path):
-  path.parent.mkdir(exist_ok=True)
-  figure.tight_layout()
-  # Neither dates nor random names, so that a figure changes with its numbers.
-  plt.rcParams['svg.hashsalt'] = 'optax_gc'
-  figure.savefig(path, metadata={'Date': None})
-
-
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument(
@@ -394,6 +388,7 @@ def main():
   parser.add_argument('--docs', type=pathlib.Path, default=DOCS)
   args = parser.parse_args()
   report = json.loads(args.results.read_text())
+  report['folder'] = args.results.parent
   write_tables(report, args.docs / 'data/speed_tables.md')
   write_summary(report, args.docs / 'speed.md')
   draw_times(report, args.docs / 'figures/speed_steps.svg')
