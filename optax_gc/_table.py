@@ -37,9 +37,18 @@ def fold(rows: Iterable[tuple[str, tuple[str, ...]]]) -> list[Folded]:
   for path, cells in rows:
     groups.setdefault((_NUMBER.sub('*', path), cells), []).append(path)
   return [
-    Folded(len(paths), pattern if paths[1:] else paths[0], cells)
-    for (pattern, cells), paths in groups.items()
+    Folded(len(paths), _common(paths), cells)
+    for (_, cells), paths in groups.items()
   ]
+
+
+def _common(paths: Sequence[str]) -> str:
+  """Paths that differ in numbers alone as one, with ``*`` for those."""
+  numbers = zip(*map(_NUMBER.findall, paths), strict=True)
+  kept = [found[0] if len(set(found)) == 1 else '*' for found in numbers]
+  words = _NUMBER.split(paths[0])
+  pairs = zip(words, [*kept, ''], strict=True)
+  return ''.join(word + number for word, number in pairs)
 
 
 def text_table(

@@ -60,10 +60,10 @@ def test_prints_an_empty_tree():
 def blocks(count):
   """Equal blocks, then a layer of another shape."""
   tree = {
-    f'block_{i}': {'up': {'kernel': jnp.ones((3, 4)), 'bias': jnp.ones(4)}}
+    f'block_{i}': {'mlp_1': {'kernel': jnp.ones((3, 4)), 'bias': jnp.ones(4)}}
     for i in range(count)
   }
-  return tree | {'block_9': {'up': {'kernel': jnp.ones((4, 2))}}}
+  return tree | {'block_9': {'mlp_1': {'kernel': jnp.ones((4, 2))}}}
 
 
 def test_equal_blocks_are_printed_once_and_found_by_path():
@@ -71,12 +71,12 @@ def test_equal_blocks_are_printed_once_and_found_by_path():
   assert len(summary) == 9
   labels = [line.split('  ')[0] for line in str(summary).splitlines()[4:]]
   assert labels == [
-    '4 x block_*/up/bias', '4 x block_*/up/kernel', 'block_9/up/kernel'
+    '4 x block_*/mlp_1/bias', '4 x block_*/mlp_1/kernel', 'block_9/mlp_1/kernel'
   ]  # fmt: skip
-  assert summary['block_2/up/kernel'].size == 3
-  assert summary['block_9/up/kernel'].size == 4
+  assert summary['block_2/mlp_1/kernel'].size == 3
+  assert summary['block_9/mlp_1/kernel'].size == 4
   with pytest.raises(
-    KeyError, match=r"no array 'block_2/kernel'.*'block_2/up/"
+    KeyError, match=r"no array 'block_2/kernel'.*'block_2/mlp_1/"
   ):
     summary['block_2/kernel']
 
@@ -86,7 +86,7 @@ def test_renders_as_html_by_module():
   assert '&lt;w&gt;</td>' in text
   assert '<w>' not in text
   modules = re.findall(r'colspan="7"[^>]*>([^<]*)<', text)
-  assert modules == ['4 x block_*/up', 'block_9/up']
+  assert modules == ['4 x block_*/mlp_1', 'block_9/mlp_1']
   assert text.count('&emsp;kernel<') == 2
   assert text.count('text-align: left') == text.count('<t') - text.count('<tr')
   assert '6 of 10 arrays centralized' in text
