@@ -45,8 +45,13 @@ def step(tx, params):
     updates, state = tx.update(grads, state, params)
     return state, optax.apply_updates(params, updates)
 
-  compiled = jax.jit(run, donate_argnums=(1, 2))
-  compiled = compiled.lower(params, state, params).compile()
+  jitted = jax.jit(run, donate_argnums=(1, 2))
+  return of_compiled(jitted.lower(params, state, params), params)
+
+
+def of_compiled(lowered, params):
+  """Bytes moved and temporaries of a program, in tree sizes."""
+  compiled = lowered.compile()
   cost = compiled.cost_analysis()
   cost = cost[0] if isinstance(cost, list) else cost
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
@@ -144,6 +149,24 @@ def test_clipping_before_centralizing_costs_no_more_than_apart(size):
   plain, _ = step(sgd(), params)
   both, _ = step(optax.chain(clip, optax_gc.gc(), sgd()), params)
   assert both - plain <= 4.02
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'measure', 'bound'),
+  [
+    (jnp.float32, optax_gc.gradient_statistics, 7.05),
+    (jnp.bfloat16, optax_gc.gradient_statistics, 6.1),
+    (jnp.bfloat16, optax_gc.weight_statistics, 1.05),
+  ],
+)
+def test_statistics_read_gradients_and_write_none(dtype, measure, bound):
+  """Each sum and extreme is a read, and no two of them share what is written."""
+  if VERSION < (0, 7):
+    pytest.skip('the barrier is dropped by the XLA of old JAX')
+  params = kernels(2, 1024, dtype)
+  moved, temporaries = of_compiled(jax.jit(measure).lower(params), params)
+  assert moved <= bound
+  assert temporaries <= 0.02
 
 
 def test_equal_leaves_are_lowered_once():
