@@ -160,7 +160,7 @@ def test_clipping_before_centralizing_costs_no_more_than_apart(size):
   ],
 )
 def test_statistics_read_gradients_and_write_none(dtype, measure, bound):
-  """Each sum and extreme is a read, and no two of them share what is written."""
+  """Each sum and extreme is a read; nothing that they share is written out."""
   if VERSION < (0, 7):
     pytest.skip('the barrier is dropped by the XLA of old JAX')
   params = kernels(2, 1024, dtype)
