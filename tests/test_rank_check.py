@@ -472,3 +472,21 @@ def test_takes_a_convention_and_prints_equal_blocks_once(weight_axes):
   assert lines[0] == '1 refuted, 3 consistent, 0 untested'
   assert lines[4].startswith('block_3/kernel ')
   assert lines[5].startswith('3 x block_*/kernel  (6, 6)  (0,)  consistent')
+
+
+def test_a_short_derivative_counts_as_a_long_one():
+  """Columns are brought to one length: a saturated unit hides no rank."""
+  jacobian = np.zeros((2, 65))
+  jacobian[0, :64] = 1
+  jacobian[1, 64] = 2e-3
+  assert _ranks.rank_along(jacobian, (0,), scale=1.0) == 2
+  jacobian[1, 64] = 1e-7  # Rounding.
+  assert _ranks.rank_along(jacobian, (0,), scale=1.0) == 1
+
+
+def test_several_weight_vectors_are_examined():
+  """The longest derivative may be of the vector with the smallest rank."""
+  jacobian = np.zeros((4, 4, 2))
+  jacobian[0, :, 0] = 5
+  jacobian[:3, :3, 1] = np.eye(3)
+  assert _ranks.rank_along(jacobian, (0,), scale=5.0) == 3

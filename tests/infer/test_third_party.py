@@ -14,12 +14,24 @@ DECLINED = {
 }
 
 
+# Of the extra `test`; the others are of the extra `third-party`.
+TESTED_ALWAYS = {'equinox', 'haiku'}
+
+
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(
+      name,
+      marks=[pytest.mark.thirdparty] * (entry.package not in TESTED_ALWAYS),
+    )
+    for name, entry in MODELS.items()
+  ],
+)
 def test_reads_the_axes_of_the_rules_written_by_hand(name):
-  package = MODELS[name].package
-  if not installed(package):
-    pytest.skip(f'{package} is not installed')
+  if not installed(MODELS[name].package):
+    pytest.skip(f'{MODELS[name].package} is not installed')
   model = MODELS[name].build()
   axes = optax_gc.infer_weight_axes(model.fn, model.params, *model.inputs)
   wrong, declined = [], []

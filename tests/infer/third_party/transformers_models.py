@@ -1,6 +1,8 @@
 """Transformers' Flax models, which releases before 5.0 have."""
 
+import importlib
 import os
+import types
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +69,15 @@ def _flax(name, config, sizes, inputs, rules=(), shape=(1, 8), **kwargs):
   )
 
 
+def _give_old_clip(name):
+  """T5 calls `jnp.clip` with a keyword that JAX has not had since 0.7."""
+  module = importlib.import_module(
+    f'transformers.models.{name}.modeling_flax_{name}'
+  )
+  clip = lambda x, a_min=None, a_max=None: jnp.clip(x, a_min, a_max)  # noqa: E731
+  module.jnp = types.SimpleNamespace(**vars(jnp) | {'clip': clip})
+
+
 def _tied(path):
   return (path, (1,), 'looked up, and the output layer: its features')
 
@@ -99,6 +110,7 @@ def gpt2():
 
 @model('transformers')
 def t5():
+  _give_old_clip('t5')
   sizes = {
     'vocab_size': 99,
     'd_model': 32,
@@ -118,6 +130,7 @@ def t5():
 
 @model('transformers')
 def long_t5():
+  _give_old_clip('longt5')
   sizes = {
     'vocab_size': 99,
     'd_model': 32,

@@ -223,10 +223,11 @@ def axes_of_one_element_turned(p, x):
   return x @ jnp.roll(p['w'], 1, axis=1)[:, 0] + x @ v[..., 0]
 
 
-@program('bi', a='Ii', b='oI')
+@program('bi', a='Ii', b='iI')
 def stack_of_leaves_taken_apart(p, x):
-  """Two kernels are stacked with a mask on both, then used one by one."""
-  w = jnp.stack([p['a'], p['b'].T[:, : x.shape[1]]], axis=-1)
+  """Two kernels are stacked, masked together, then used one by one."""
+  w = jnp.stack([p['a'], p['b'].T], axis=-1)
+  w = jnp.where(np.arange(w.size).reshape(w.shape) % 3 > 0, w, 0.0)
   return jnp.tanh(x @ w[..., 0]) @ w[..., 1]
 
 
