@@ -179,9 +179,7 @@ class Runner:
         self.say(f'{name}: the rest does not fit the time that is left.')
         return
       for unit in pair:
-        began = time.monotonic()
         self._run_unit(name, unit)
-        self._pace[config] = (time.monotonic() - began) / len(unit.seeds)
 
   def _run_unit(self, name: str, unit: Unit) -> None:
     size = len(unit.seeds) if unit.config.vmapped else self._together
@@ -200,6 +198,7 @@ class Runner:
         rest = unit._replace(seeds=unit.seeds[first:])
         return self._run_unit(name, rest)
       records.append(self.settings.out / f'{name}.jsonl', lines)
+      self._pace[pairing(unit.config)] = lines[0]['seconds']
       if self.each:
         for line in lines:
           self.say(summary(line))
@@ -208,6 +207,8 @@ class Runner:
   def _train(self, name: str, unit: Unit) -> list[Record]:
     """Trains a config's seeds from a fresh start; returns their records."""
     program = self._program(unit.config, len(unit.seeds)).result()
+    if self.settings.resident and unit.config.epochs:
+      program.compile(len(unit.seeds)).result()  # Not the runs' own time.
     start, cpu_start = time.perf_counter(), time.process_time()
     trained = program.train(unit.seeds, lambda: self.on_epoch(len(unit.seeds)))
     more = {

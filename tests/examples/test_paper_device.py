@@ -271,6 +271,7 @@ def test_no_pair_is_begun_that_would_not_end_in_time(tmp_path, monkeypatch):
 
   def run_unit(runner, name, unit):
     trained.append(unit)
+    runner._pace[pairing(unit.config)] = 10.0
     monkeypatch.setattr(time, 'monotonic', lambda: 10.0 * len(trained))
 
   monkeypatch.setattr(time, 'monotonic', lambda: 0.0)
