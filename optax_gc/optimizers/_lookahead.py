@@ -77,7 +77,7 @@ def lookahead(
   fast = optax.with_extra_args_support(fast_optimizer)
 
   def init_fn(params: Any) -> LookaheadState:
-    slow = jax.tree.map(_strong_zeros, params)
+    slow = jax.tree.map(jnp.zeros_like, params)
     return LookaheadState(fast.init(params), slow, jnp.zeros([], jnp.int32))
 
   def update_fn(
@@ -121,8 +121,3 @@ def lookahead(
     return updates, LookaheadState(fast_state, slow, steps)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _strong_zeros(param: Any) -> jax.Array:
-  """Zeros that are not weakly typed, so that the state keeps its types."""
-  return jnp.zeros_like(param, dtype=jnp.result_type(param))
