@@ -56,6 +56,25 @@ def test_gives_axes_and_reasons():
   }
 
 
+@pytest.mark.parametrize(
+  ('shape', 'fn', 'reduction', 'output'),
+  [
+    ((4, 3), lambda w, x: x @ w, (0,), (1,)),
+    ((3, 4, 2), lambda w, x: jnp.tensordot(x, w, [[1], [1]]), (1,), (0, 2)),
+    ((2, 4, 3), lambda w, x: jax.vmap(jnp.matmul)(x, w), (1,), (2,)),
+    ((5, 4, 4), lambda w, x: jax.lax.scan(layer, x, w)[0], (1,), (2,)),
+  ],
+)
+def test_output_axes_number_the_outputs(shape, fn, reduction, output):
+  """Stacks and what each example has a kernel of its own along are neither."""
+  axes = optax_gc.infer_weight_axes(fn, f32(*shape), X)
+  assert (axes.reduction_axis, axes.output_axis) == (reduction, output)
+
+
+def layer(x, w):
+  return jnp.tanh(x @ w), None
+
+
 def test_reasons_name_the_scope():
   def fn(w, x):
     with jax.named_scope('attention'), jax.named_scope('query'):
