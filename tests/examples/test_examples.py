@@ -5,16 +5,12 @@ import json
 import re
 import struct
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
-for package in ('matplotlib', 'rich', 'scipy', 'sklearn', 'tyro'):
-  pytest.importorskip(package)
-
-from flax import nnx
 
 from examples import data, networks, paired, report, train_flax, train_linen
 import optax_gc

@@ -14,27 +14,35 @@ import jax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
-import pytest
-
-for package in ('orbax.checkpoint', 'rich', 'tyro'):
-  pytest.importorskip(package)
-
 import orbax.checkpoint as ocp
+import pytest
 
 from examples import train_fsdp, transformer
 
 # One worker of xdist runs them all, as they share runs.
-pytestmark = pytest.mark.xdist_group('processes')
+pytestmark = [pytest.mark.multiprocess, pytest.mark.xdist_group('processes')]
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY, DEVICES = 8, 3, 4
 MODEL = transformer.Config(length=16, features=16, heads=4, hidden=32)
-SECONDS = 300  # A limit: a run takes some twenty on a free machine.
+SECONDS = 900  # A limit: a run takes some twenty on a free machine.
+
+
+def texts(out):
+  """A folder of text beside that of a run; of the same text for all."""
+  folder = out.with_name(f'{out.name}-texts')
+  if not folder.exists():
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(4):
+      words = rng.choice(['lorem ', 'ipsum ', 'dolor '], 200)
+      (folder / f'{i}.txt').write_text(''.join(words))
+  return folder
 
 
 def config(out):
   return train_fsdp.Config(
-    data_dir=ROOT / 'docs',
+    data_dir=texts(out),
     steps=STEPS,
     batch_size=8,
     checkpoint_every=EVERY,
@@ -141,7 +149,13 @@ def four_processes(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize('several', ['two_processes', 'four_processes'])
+@pytest.mark.parametrize(
+  'several',
+  [
+    'two_processes',
+    pytest.param('four_processes', marks=pytest.mark.nightly),
+  ],
+)
 def test_losses_are_those_of_one_process(several, one_process, request):
   several = request.getfixturevalue(several)
   np.testing.assert_allclose(losses(several), losses(one_process), rtol=1e-5)
@@ -168,6 +182,7 @@ def test_a_killed_run_ends_and_goes_on_bit_for_bit(two_processes, tmp_path):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.nightly
 def test_the_coordinator_may_be_killed_too(tmp_path):
   codes, printed = run(tmp_path, tmp_path / 'logs', 2, victim=0, last_step=1)
   assert codes[0] == -signal.SIGKILL, printed

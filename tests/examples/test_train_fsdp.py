@@ -7,9 +7,6 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-for package in ('orbax.checkpoint', 'rich', 'tyro'):
-  pytest.importorskip(package)
-
 from examples import fsdp, train_fsdp, transformer
 
 SMALL = transformer.Config(length=16, features=16, heads=4, hidden=32)
