@@ -66,7 +66,6 @@ class Case:
     unresolved: Paths that `strict=True` must complain about.
     maybe: Paths that may be declined as well: the axes are right, but nobody
       would miss them.
-    convolutions: Paths of convolution kernels.
   """
 
   fn: Callable[..., Any]
@@ -79,7 +78,6 @@ class Case:
   )
   unresolved: tuple[str, ...] = ()
   maybe: tuple[str, ...] = ()
-  convolutions: tuple[str, ...] = ()
 
 
 class Missing(Exception):

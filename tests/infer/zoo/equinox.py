@@ -67,7 +67,6 @@ def conv_1d(s):
     lambda key: eqx.nn.Conv1d(s.inp, s.out, s.window, key=key),
     _image(s, 1),
     {'bias': (), 'weight': (1, 2)},
-    convolutions=('weight',),
   )
 
 

@@ -59,7 +59,6 @@ def conv_channels_first(s):
     lambda x: hk.Conv2D(s.out, s.window, data_format='NCHW')(x),
     (f32(s.batch, s.inp, s.image, s.image),),
     {'conv2_d/b': (), 'conv2_d/w': (0, 1, 2)},
-    convolutions=('conv2_d/w',),
   )
 
 

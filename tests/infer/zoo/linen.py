@@ -110,9 +110,7 @@ def einsum(s):
 def conv_1d(s):
   """`(window, in, out)`."""
   module = nn.Conv(s.out, (s.window,))
-  return linen(
-    module, _image(s, 1), {'kernel': (0, 1)}, convolutions=('kernel',)
-  )
+  return linen(module, _image(s, 1), {'kernel': (0, 1)})
 
 
 @case
@@ -121,9 +119,7 @@ def conv_2d(s):
   module = nn.Conv(
     s.out, (s.window,) * 2, strides=(2, 1), kernel_dilation=(1, 2)
   )
-  return linen(
-    module, _image(s), {'kernel': (0, 1, 2)}, convolutions=('kernel',)
-  )
+  return linen(module, _image(s), {'kernel': (0, 1, 2)})
 
 
 @case
@@ -205,7 +201,6 @@ def conv_transpose_kernel(s):
     _image(s),
     {'kernel': (0, 1, 3)},
     outputs={'kernel': (2,)},
-    convolutions=('kernel',),
   )
 
 
@@ -554,7 +549,6 @@ def vmap_stack(s):
     members(s.out, (s.window, s.window)),
     _image(s),
     {'bias': (), 'kernel': (1, 2, 3)},
-    convolutions=('kernel',),
   )
 
 

@@ -94,7 +94,6 @@ def conv(s):
     ),
     _image(s),
     {'kernel': (0, 1, 2)},
-    convolutions=('kernel',),
   )
 
 
