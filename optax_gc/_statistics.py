@@ -29,8 +29,8 @@ class GradientStatistics(NamedTuple):
     cells = {f'all {len(self.leaves)} arrays': self.overall, **self.leaves}
     rows = [(name, *_cells(x)) for name, x in cells.items()]
     lines = text_table(_HEADINGS, rows[: _SHOWN + 1])
-    if hidden := len(self.leaves) - _SHOWN:
-      lines += [f'... and {hidden} more in .leaves'] * (hidden > 0)
+    if len(self.leaves) > _SHOWN:
+      lines.append(f'... and {len(self.leaves) - _SHOWN} more in .leaves')
     return '\n'.join(lines)
 
 
