@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from optax_gc._axes.spec import vector_size
+from optax_gc._axes.spec import UNDECIDED, vector_size
 from optax_gc._conventions.resolve import resolve_weight_axes
 from optax_gc._table import Folded, fold, text_table
 
@@ -26,8 +26,7 @@ class SummaryRow(NamedTuple):
     size: The number of elements M of each weight vector, or ``None``.
     centralized: Whether its gradient is centralized.
     reason: Why.
-    guess: Whether that is not known: a convention went by the rank alone, or
-      inference left the array alone as it could not read its axes.
+    guess: Whether a convention went by the rank alone.
   """
 
   path: str
@@ -41,9 +40,11 @@ class SummaryRow(NamedTuple):
 
   @property
   def status(self) -> str:
-    """In a word: ``yes``, ``no``, ``guess`` (a yes) or ``undecided`` (a no)."""
+    """In a word: ``yes``, ``no``, ``guess`` or ``undecided`` (left alone)."""
     if self.guess:
-      return 'guess' if self.centralized else 'undecided'
+      return 'guess'
+    if self.reason.startswith(UNDECIDED):
+      return 'undecided'
     return 'yes' if self.centralized else 'no'
 
 

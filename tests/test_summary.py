@@ -94,6 +94,20 @@ def test_renders_as_html_by_module():
   assert ['>yes<' in row for row in green] == [True] * 3
 
 
+def test_marks_what_inference_could_not_read():
+  params = {'tied': jnp.ones((3, 3)), 'w': jnp.ones((3, 2))}
+  axes = optax_gc.infer_weight_axes(
+    lambda p, x: x @ (p['tied'] + p['tied'].T) @ p['w'],
+    params,
+    jnp.ones((5, 3)),
+  )
+  summary = optax_gc.summary(params, axes)
+  assert [row.status for row in summary] == ['undecided', 'yes']
+  assert summary.totals.endswith('6 of 15 elements; 1 undecided')
+  assert summary['tied'].reason.startswith('undecided: used with axes')
+  assert 'rgba(230, 80, 60' in summary._repr_html_()
+
+
 def test_a_module_in_place_of_its_params_raises():
   message = (
     'single leaf of type Dense, which is not an array. Give a tree of arrays: '

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 LEFT_ALONE_ONE = 'weight vector of one element: centralizing would freeze it'
 LEFT_ALONE_EMPTY = 'has no elements'
 LEFT_ALONE_GIVEN = 'left alone as given'
+# How the reason begins where inference could not read the axes.
+UNDECIDED = 'undecided: '
 
 
 @dataclasses.dataclass(frozen=True, init=False)

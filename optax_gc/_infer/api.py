@@ -11,7 +11,7 @@ import jax
 
 from optax_gc._axes.paths import flatten
 from optax_gc._axes.rules import explicit_axes
-from optax_gc._axes.spec import WeightAxes, is_inexact, normalize
+from optax_gc._axes.spec import UNDECIDED, WeightAxes, is_inexact, normalize
 from optax_gc._infer import (
   interpreter as _interpreter,
 )
@@ -252,7 +252,8 @@ def _are_params(params: Any) -> list[bool]:
 
 
 def _as_weight_axes(path: str, leaf: Any, verdict: Verdict) -> WeightAxes:
-  reduction, reason = verdict.reduction, verdict.reason
+  reduction = verdict.reduction
+  reason = UNDECIDED * (not verdict.resolved) + verdict.reason
   if reduction and not is_inexact(leaf):
     reduction, reason = (), f'{reason}; holds {leaf.dtype}: left alone'
   axes = WeightAxes(reduction, verdict.output, reason, verdict.convolution)
