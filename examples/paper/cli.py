@@ -14,8 +14,8 @@ import rich.table
 import tyro
 
 from examples import report
-from examples.paper import records, results, runs
-from examples.paper.at_size import AT_SIZE
+from examples.paper import pages, records, results, runs
+from examples.paper.at_size import AT_SIZE, BEFORE
 from examples.paper.experiments import (
   EXPERIMENTS,
   Experiment,
@@ -107,8 +107,10 @@ class Options:
       known = AT_SIZE
     elif self.experiment in EXPERIMENTS:
       known = {self.experiment: EXPERIMENTS[self.experiment]}
-    else:
+    elif self.experiment == 'all':
       known = EXPERIMENTS
+    else:
+      known = EXPERIMENTS | BEFORE | AT_SIZE
     return {
       name: overridden(experiment, **self.changes)
       for name, experiment in selected(known, self.panels).items()
@@ -143,8 +145,7 @@ class Options:
 
 def run(name: str, mine: list[Unit], settings: runs.Settings, console) -> None:
   """Runs what is not recorded yet."""
-  done = settings.done()
-  todo = [left for unit in mine if (left := runs.unfinished(unit, done)).seeds]
+  todo = runs.left_of(mine, settings.done().of(name))
   every = sum(len(unit.seeds) for unit in mine)
   left = sum(len(unit.seeds) for unit in todo)
   console.print(
@@ -200,7 +201,7 @@ def act(options: Options, console) -> None:
   elif options.experiment == 'report':
     done = records.read(options.folder)
     remarks = WHEN_IT_HELPS.read_text() if options.shipped else ''
-    page = results.write(options.docs, chosen, done, remarks)
+    page = pages.write(options.docs, chosen, done, remarks)
     console.print(f'{page} written')
   else:
     settings = options.settings()
@@ -208,7 +209,7 @@ def act(options: Options, console) -> None:
     runs.check(mine, settings)
     for name, experiment in chosen.items():
       run(name, mine[name], settings, console)
-      show(experiment, settings.done(), console)
+      show(experiment, settings.done().of(name), console)
 
 
 def listing(chosen: dict[str, Experiment], done: records.Records):
@@ -216,6 +217,6 @@ def listing(chosen: dict[str, Experiment], done: records.Records):
   for heading in ('experiment', 'the paper', *results.STATUS):
     table.add_column(heading)
   for name, experiment in chosen.items():
-    cells = results.status_cells(experiment, done)
+    cells = results.status_cells(experiment, done.of(name))
     table.add_row(name, experiment.paper, *cells)
   return table

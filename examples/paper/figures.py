@@ -98,6 +98,53 @@ def _draw_intervals(found, rows: list[tuple[str, str]], axes) -> None:
   axes.grid(alpha=0.3)
 
 
+def draw_factors(
+  found: report.Results, shares: dict[str, float], path: Path
+) -> None:
+  """GC against none by factor, and beside what GC removes.
+
+  Args:
+    found: Panels called `NORM, FACTOR`, of two arms each.
+    shares: By panel, the share of the gradient's energy that GC removes.
+    path: Where to write the PNG file.
+  """
+  names = [name.split(', ', 1) for name in found]
+  norms = list(dict.fromkeys(norm for norm, _ in names))
+  factors = list(dict.fromkeys(factor for _, factor in names))
+  figure = matplotlib.figure.Figure(
+    figsize=(12, 1.2 + 0.42 * len(factors)), layout='constrained'
+  )
+  accuracy, loss, both = figure.subplots(1, 3)
+  for measure, axes in ((TEST_ACCURACY, accuracy), (TRAIN_LOSS, loss)):
+    compared = report.last_epoch(found, measure)
+    for (name, arms), (norm, factor) in zip(
+      compared.items(), names, strict=True
+    ):
+      c = list(arms.values())[-1]
+      i = norms.index(norm)
+      style = {'fmt': 'os'[i], 'color': f'C{i}', 'capsize': 3}
+      error = [[c.difference - c.low], [c.high - c.difference]]
+      y = factors.index(factor) + 0.3 * (i - 0.5)
+      axes.errorbar(c.difference, y, xerr=error, **style)
+      if axes is accuracy and name in shares:
+        both.errorbar(
+          100 * shares[name], c.difference, yerr=error, alpha=0.7, **style
+        )
+    axes.axvline(0, color='black', linewidth=0.8)
+    axes.set_ylim(len(factors) - 0.5, -0.5)
+    axes.set_yticks(range(len(factors)), factors if axes is accuracy else [])
+    axes.set_xlabel(f'{measure.title}: GC minus no GC')
+    axes.grid(alpha=0.3)
+  both.axhline(0, color='black', linewidth=0.8)
+  both.set_xlabel('energy of the gradient that GC removes, %')
+  both.set_ylabel(f'{TEST_ACCURACY.title}: GC minus no GC')
+  both.grid(alpha=0.3)
+  for i, norm in enumerate(norms):
+    loss.plot([], [], 'os'[i], color=f'C{i}', label=norm)
+  loss.legend(fontsize=8)
+  figure.savefig(path, dpi=DPI)
+
+
 def draw_gradients(paired: report.Results, path: Path) -> None:
   """Figure 4: maximum and norm of the first and the last layer's gradient."""
   columns = [(f, i) for f in ('max', 'norm') for i in ('first', 'last')]

@@ -30,8 +30,27 @@ class Record(dict):
     return np.array(self['curves'][measure], float)
 
 
-# Finished runs, by `config.key`.
-Records = dict[str, Record]
+class Records(dict):
+  """Finished runs, by `config.key`.
+
+  Attributes:
+    own: Those of experiments that have a folder of their own, by name: all made
+      on one machine, where other experiments have some of the same runs.
+  """
+
+  def __init__(self, *args, own: 'dict[str, Records] | None' = None):
+    super().__init__(*args)
+    self.own = own or {}
+
+  def of(self, experiment: str) -> 'Records':
+    """An experiment's runs, and maybe others."""
+    return self.own.get(experiment, self)
+
+
+def file_of(folder: Path, experiment: str) -> Path:
+  """Where an experiment's runs are written."""
+  own = folder / experiment
+  return (own if own.is_dir() else folder) / f'{experiment}.jsonl'
 
 
 def make_record(
@@ -73,8 +92,9 @@ def append(path: Path, records: Iterable[Record]) -> None:
 
 
 def read(folder: Path) -> Records:
-  """All finished runs of a folder, by key; of equal ones the first."""
-  records = {}
+  """All finished runs of a folder; of equal ones the first."""
+  own = {path.name: read(path) for path in folder.glob('*') if path.is_dir()}
+  records = Records(own=own)
   for path in sorted(folder.glob('*.jsonl')):
     for number, line in enumerate(path.read_text().splitlines(), 1):
       try:

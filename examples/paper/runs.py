@@ -46,7 +46,11 @@ class Settings(NamedTuple):
   def done(self) -> records.Records:
     """The runs that are recorded."""
     found = records.read(self.out)
-    return (records.read(self.also) if self.also else {}) | found
+    if self.also:
+      found = records.Records(
+        records.read(self.also) | found, own=records.read(self.also).own
+      )
+    return found
 
 
 def shares(
@@ -71,11 +75,18 @@ def unfinished(unit: Unit, done: records.Records) -> Unit:
   return unit._replace(seeds=tuple(seeds))
 
 
+def left_of(mine: list[Unit], done: records.Records) -> list[Unit]:
+  """What is not recorded yet."""
+  return [left for unit in mine if (left := unfinished(unit, done)).seeds]
+
+
 def check(mine: dict[str, list[Unit]], settings: Settings) -> None:
   """Raises if a run could not begin; reads the data, compiles nothing."""
   done = settings.done()
-  every = itertools.chain.from_iterable(mine.values())
-  todo = [left for unit in every if (left := unfinished(unit, done)).seeds]
+  todo, recorded = [], records.Records()
+  for name, of_it in mine.items():
+    recorded.update(done.of(name))
+    todo += left_of(of_it, done.of(name))
   for config in dict.fromkeys(unit.config for unit in todo):
     optimizers.check(config)
   # Of each, whether there are such data and such a model.
@@ -87,7 +98,7 @@ def check(mine: dict[str, list[Unit]], settings: Settings) -> None:
         'the device: leave out --resident.'
       )
     check_pairs(
-      [u for u in todo if tasks.essence(u.config) == config], task, done
+      [u for u in todo if tasks.essence(u.config) == config], task, recorded
     )
   if todo and settings.until < float('inf'):
     check_time(todo, settings.until)
@@ -197,7 +208,7 @@ class Runner:
         )
         rest = unit._replace(seeds=unit.seeds[first:])
         return self._run_unit(name, rest)
-      records.append(self.settings.out / f'{name}.jsonl', lines)
+      records.append(records.file_of(self.settings.out, name), lines)
       self._pace[pairing(unit.config)] = lines[0]['seconds']
       if self.each:
         for line in lines:

@@ -265,10 +265,10 @@ def test_all_checks_every_experiment_before_it_compiles(monkeypatch, out):
 
 
 def test_data_of_one_s_own_need_a_folder_of_their_own(tmp_path):
-  before = {path: path.read_bytes() for path in cli.RESULTS.iterdir()}
+  before = {path: path.read_bytes() for path in cli.RESULTS.rglob('*.jsonl')}
   with pytest.raises(SystemExit, match=r'--data-dir, need a folder.*--out'):
     cli.main(['normalization', '--data-dir', str(tmp_path)])
-  assert before == {path: path.read_bytes() for path in cli.RESULTS.iterdir()}
+  assert before == {path: path.read_bytes() for path in cli.RESULTS.rglob('*.jsonl')}
 
 
 def test_a_missing_package_is_a_message(monkeypatch, out):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from examples.paper import cli, records, results
+from examples.paper import cli, pages, records, results
 from examples.paper.config import from_dict, key
 from examples.paper.experiments import EXPERIMENTS, Panel, units
 from tests.examples.paper import ARMS, MLP, fake, record
@@ -59,6 +59,12 @@ def test_diverged_runs_are_recorded(out):
   np.testing.assert_array_equal(done.curve('train_loss'), [1.0, np.nan])
 
 
+def written(docs, experiments, done):
+  """The page, and its tables."""
+  page = pages.write(docs, experiments, done).read_text()
+  return page + (docs / 'data' / 'results_tables.md').read_text()
+
+
 def write_pairs(out):
   for config, accuracies in zip(ARMS.values(), (BASELINE, ARM), strict=True):
     records.append(
@@ -76,7 +82,7 @@ def test_the_report_is_built_from_recorded_lines(out, tmp_path):
   write_pairs(out)
   docs = tmp_path / 'docs'
   experiments = {'wrong_axes': fake(), 'sequence': EXPERIMENTS['sequence']}
-  page = results.write(docs, experiments, records.read(out)).read_text()
+  page = written(docs, experiments, records.read(out))
   interval = scipy.stats.ttest_rel(
     100 * np.array(ARM), 100 * np.array(BASELINE)
   ).confidence_interval(0.95)
@@ -90,8 +96,8 @@ def test_the_report_is_built_from_recorded_lines(out, tmp_path):
   assert '| `wrong_axes` | 7 of 8 | 0 | `python -m examples.paper' in page
   assert '| `sequence` | 0 of 30 |' in page
   assert 'Not yet two whole seeds of: LSTM; transformer.' in page
-  assert '(figures/wrong_axes.png)' in page
-  assert '(figures/sequence.png)' not in page
+  assert '(../figures/wrong_axes.png)' in page
+  assert 'figures/sequence.png' not in page
   picture = docs / 'figures' / 'wrong_axes.png'
   assert picture.read_bytes().startswith(b'\x89PNG')
 
@@ -105,7 +111,7 @@ def test_intervals_without_zero_are_bold_and_counted(out, tmp_path):
     ]
     records.append(out / 'a.jsonl', lines)
   experiments = {'a': fake(), 'again': fake()}
-  page = results.write(tmp_path, experiments, records.read(out)).read_text()
+  page = written(tmp_path, experiments, records.read(out))
   rows = [r for r in page.splitlines() if r.startswith('| GC | ')]
   # Better, worse, open: of the training loss, then of the test accuracy; a
   # pair of two experiments counts once.
@@ -124,7 +130,7 @@ def test_figures_are_drawn_even_of_diverged_runs(out, tmp_path, figure):
   )
   panels = {'digits': Panel(ARMS | {'lost': lost}, 3)}
   experiments = {'wrong_axes': fake(panels, figure)}
-  page = results.write(tmp_path, experiments, records.read(out)).read_text()
+  page = written(tmp_path, experiments, records.read(out))
   assert '| diverged |  | diverged |' in page
   assert 'nan' not in page
   picture = (tmp_path / 'figures' / 'wrong_axes.png').read_bytes()
@@ -133,9 +139,10 @@ def test_figures_are_drawn_even_of_diverged_runs(out, tmp_path, figure):
 
 def test_the_page_in_docs_is_that_of_the_recorded_runs(tmp_path):
   cli.main(['report', '--docs', str(tmp_path)])
-  page = (tmp_path / 'results.md').read_text()
   docs = cli.RESULTS.parents[2] / 'docs'
-  assert page == (docs / 'results.md').read_text()
+  for name in ('results.md', 'data/results_tables.md'):
+    assert (tmp_path / name).read_text() == (docs / name).read_text()
+  page = (tmp_path / 'results.md').read_text()
   assert cli.WHEN_IT_HELPS.read_text() in page
   drawn = {path.name for path in (tmp_path / 'figures').iterdir()}
   assert drawn <= {path.name for path in (docs / 'figures').iterdir()}
@@ -146,11 +153,11 @@ def test_the_page_of_other_runs_has_no_remarks_on_ours(out, tmp_path):
   cli.main(['report', '--out', str(out), '--docs', str(tmp_path)])
   page = (tmp_path / 'results.md').read_text()
   assert cli.WHEN_IT_HELPS.read_text().splitlines()[0] not in page
-  assert '## When it helps\n\n\nHow often each arm' in page
+  assert '## Does it help?\n\n\n## What is recorded' in page
 
 
 def test_a_report_of_nothing_says_what_to_run(out, tmp_path):
-  page = results.write(tmp_path, EXPERIMENTS, {}).read_text()
+  page = written(tmp_path, EXPERIMENTS, records.Records())
   for name in EXPERIMENTS:
     assert f'`python -m examples.paper {name}`' in page
 
@@ -197,6 +204,6 @@ def test_statistics_make_no_comparison_of_their_own(out, tmp_path):
       [record(config, s, accuracy=(0.1, a)) for s, a in enumerate(accuracies)],
     )
   experiments = {'a': fake(), 'b': fake({'digits': Panel(measured, 3)})}
-  page = results.write(tmp_path, experiments, records.read(out)).read_text()
+  page = written(tmp_path, experiments, records.read(out))
   row = next(r for r in page.splitlines() if r.startswith('| GC | '))
   assert row == '| GC | 0 | 0 | 1 | 0 | 0 | 1 |'
