@@ -264,11 +264,15 @@ def test_all_checks_every_experiment_before_it_compiles(monkeypatch, out):
     cli.main(['all', '--out', str(out)])
 
 
+def recorded():
+  return {path: path.read_bytes() for path in cli.RESULTS.rglob('*.jsonl')}
+
+
 def test_data_of_one_s_own_need_a_folder_of_their_own(tmp_path):
-  before = {path: path.read_bytes() for path in cli.RESULTS.rglob('*.jsonl')}
+  before = recorded()
   with pytest.raises(SystemExit, match=r'--data-dir, need a folder.*--out'):
     cli.main(['normalization', '--data-dir', str(tmp_path)])
-  assert before == {path: path.read_bytes() for path in cli.RESULTS.rglob('*.jsonl')}
+  assert before == recorded()
 
 
 def test_a_missing_package_is_a_message(monkeypatch, out):
