@@ -1,6 +1,6 @@
 """Programs as JAX traces them: all that depends on JAX's version is here.
 
-The only module that touches ``jax.extend``. It turns a function into a
+It and `_xla` alone touch ``jax.extend``. It turns a function into a
 :class:`Program` of equations and hides what moves between releases of JAX: how
 scans lay out their operands, how sub-programs are stored, where names live.
 """
