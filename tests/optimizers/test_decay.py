@@ -66,7 +66,7 @@ def test_decay_inside_the_projection_is_that_of_the_chain(ours, theirs, decay):
 @pytest.mark.parametrize('axes', [None, {'kernel': WeightAxes(0)}])
 def test_decay_is_projected_along_the_axes_of_the_updates(axes):
   """Params that are not trained neither count nor have to have axes."""
-  kernel = jax.random.normal(jax.random.key(0), (8, 4, 8))
+  kernel = jax.random.normal(jax.random.key(0), (8, 8))
   params = {'kernel': kernel, 'bias': jnp.ones((8, 8))}
   grads = {'kernel': jnp.sin(kernel), 'bias': None}
   tx = optimizers.sgd(1.0, weight_decay=0.1, weight_axes=axes)
@@ -186,5 +186,6 @@ def test_an_injected_mask_says_that_it_must_be_static(name):
 def test_one_array_has_one_flag():
   """Where the params are an array, a boolean is a mask like them."""
   p = jnp.ones((3, 2))
-  tx = optimizers.sgdw(1.0, weight_decay=0.5, mask=lambda p: p.ndim > 1)
+  options = {'mask': lambda p: p.ndim > 1, 'weight_axes': WeightAxes(0)}
+  tx = optimizers.sgdw(1.0, weight_decay=0.5, **options)
   np.testing.assert_allclose(first_update(tx, p, p), -0.5)

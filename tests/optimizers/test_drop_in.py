@@ -73,6 +73,7 @@ def _steps(tx, params):
   return out
 
 
+@pytest.mark.filterwarnings('ignore:Nothing is centralized')
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(('name', 'options'), OPTIONS)
 def test_same_bits_where_nothing_is_centralized(name, options, dtype):

@@ -28,10 +28,8 @@ def make(name, rate=0.1, **options):
 @pytest.mark.parametrize('dtypes', MIXED)
 def test_a_scheduled_decay_keeps_each_leaf_s_dtype(name, dtypes):
   """In a tree of several dtypes, and in the carry of a loop."""
-  p = {
-    k: jnp.arange(12, dtype=d).reshape(4, 3)
-    for k, d in zip('ab', dtypes, strict=True)
-  }
+  kernels = [jnp.arange(12, dtype=dtype).reshape(4, 3) for dtype in dtypes]
+  p = {name: {'kernel': w} for name, w in zip('ab', kernels, strict=True)}
 
   def end(rate):
     tx = make(name, weight_decay=rate)
@@ -78,13 +76,14 @@ def test_a_nan_gradient_stays_one(name):
 def test_adagrad_has_a_derivative_at_zero(start, eps, outside):
   """0, through two steps, although the root has none there."""
   tx = optimizers.adagrad(0.1, start, eps, eps_outside=outside)
-  p = jnp.array([[1.0], [3.0]])
+  p = {'kernel': jnp.array([[1.0], [3.0]])}
 
   def moved(scale):
     state, total = tx.init(p), 0.0
     for t in range(2):
-      update, state = tx.update(scale * jnp.array([[t], [-t]]), state, p)
-      total += update[0, 0]
+      grads = {'kernel': scale * jnp.array([[t], [-t]])}
+      updates, state = tx.update(grads, state, p)
+      total += updates['kernel'][0, 0]
     return total
 
   with jax.debug_nans(True):
@@ -96,11 +95,11 @@ def test_adagrad_has_a_derivative_at_zero(start, eps, outside):
 
 def test_adagrad_sums_squared_magnitudes():
   """Of complex gradients: the first step has their phase, and length 1."""
-  g = jnp.array([[3 + 4j], [-3 - 4j]])
+  g = {'kernel': jnp.array([[3 + 4j], [-3 - 4j]])}
   for options in ({'eps': 0.0}, {'eps': 0.0, 'eps_outside': 1e-10}):
     tx = optimizers.adagrad(1.0, 0.0, **options)
-    update, _ = tx.update(g, tx.init(g), g)
-    np.testing.assert_allclose(update, -g / 5, rtol=1e-6)
+    updates, _ = tx.update(g, tx.init(g), g)
+    np.testing.assert_allclose(updates['kernel'], -g['kernel'] / 5, rtol=1e-6)
 
 
 @each_optimizer
@@ -117,13 +116,13 @@ def test_python_numbers_are_params_and_gradients(name):
 
 def test_ranger_takes_gradients_with_holes():
   """The state is the whole model's; what has no gradient stays."""
-  p = {'a': jnp.eye(3), 'b': jnp.eye(3)}
+  p = {'a': {'kernel': jnp.eye(3)}, 'b': {'kernel': jnp.eye(3)}}
   tx, alone = (optimizers.ranger(0.1, sync_period=2) for _ in range(2))
   state, own = tx.init(p), alone.init({'a': p['a']})
   for _ in range(3):
-    updates, state = tx.update({'a': p['a'], 'b': None}, state, p)
+    updates, state = tx.update({'a': p['a'], 'b': {'kernel': None}}, state, p)
     want, own = alone.update({'a': p['a']}, own, {'a': p['a']})
-    assert updates['b'] is None
+    assert updates['b']['kernel'] is None
     chex.assert_trees_all_equal(updates['a'], want['a'])
 
 
