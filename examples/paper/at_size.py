@@ -5,15 +5,8 @@ rates, decays and batches are the paper's.
 """
 
 from examples.paper.config import Config
-from examples.paper.experiments import (
-  PAIR,
-  RECIPES,
-  Experiment,
-  Panel,
-  Unit,
-  arms,
-  changed,
-)
+from examples.paper.experiments import RECIPES
+from examples.paper.panels import PAIR, Experiment, Panel, Unit, arms, changed
 
 IMAGES = Config(
   model='resnet18',

@@ -16,13 +16,8 @@ import tyro
 from examples import report
 from examples.paper import pages, records, results, runs
 from examples.paper.at_size import AT_SIZE, BEFORE
-from examples.paper.experiments import (
-  EXPERIMENTS,
-  Experiment,
-  Unit,
-  overridden,
-  selected,
-)
+from examples.paper.experiments import EXPERIMENTS
+from examples.paper.panels import Experiment, Unit, overridden, selected
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / 'results'

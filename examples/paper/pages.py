@@ -9,7 +9,7 @@ import numpy as np
 from examples import report
 from examples.paper import figures
 from examples.paper.config import Config, key
-from examples.paper.experiments import Experiment
+from examples.paper.panels import Experiment
 from examples.paper.records import Record, Records
 from examples.paper.results import (
   markdown,

@@ -8,7 +8,7 @@ import numpy as np
 
 from examples import report
 from examples.paper.config import key
-from examples.paper.experiments import Experiment, Panel, units
+from examples.paper.panels import Experiment, Panel, units
 from examples.paper.records import Record, Records
 
 MEASURES = (

@@ -20,7 +20,7 @@ from examples.paper import (
   training,
 )
 from examples.paper.config import Config, pairing
-from examples.paper.experiments import Experiment, Unit, new, units
+from examples.paper.panels import Experiment, Unit, new, units
 from examples.paper.records import Record
 
 

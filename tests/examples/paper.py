@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 
 from examples.paper import records
-from examples.paper.experiments import DIGITS, Experiment, Panel
+from examples.paper.experiments import DIGITS
+from examples.paper.panels import Experiment, Panel
 
 # What makes a run small.
 IMAGES = {'data': 'digits', 'train_size': 64, 'test_size': None, 'width': 4}

@@ -11,13 +11,8 @@ from examples import data
 from examples.data import clipart
 from examples.paper import cli, optimizers, runs, tasks, training
 from examples.paper.config import Config
-from examples.paper.experiments import (
-  EXPERIMENTS,
-  Experiment,
-  Panel,
-  overridden,
-  units,
-)
+from examples.paper.experiments import EXPERIMENTS
+from examples.paper.panels import Experiment, Panel, overridden, units
 import optax_gc
 from tests.examples.paper import CNN, IMAGES, MLP, TEXT, fake
 

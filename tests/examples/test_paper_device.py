@@ -21,7 +21,8 @@ from examples.paper import (
   training,
 )
 from examples.paper.config import Config, pairing
-from examples.paper.experiments import DIGITS, PAIR, Panel, Unit, arms, units
+from examples.paper.experiments import DIGITS
+from examples.paper.panels import PAIR, Panel, Unit, arms, units
 
 CNN = dataclasses.replace(
   DIGITS,

@@ -10,7 +10,8 @@ import scipy.stats
 
 from examples.paper import cli, pages, records, results
 from examples.paper.config import from_dict, key
-from examples.paper.experiments import EXPERIMENTS, Panel, units
+from examples.paper.experiments import EXPERIMENTS
+from examples.paper.panels import Panel, units
 from tests.examples.paper import ARMS, MLP, fake, record
 
 BASELINE, ARM = [0.50, 0.60, 0.55], [0.58, 0.62, 0.60]

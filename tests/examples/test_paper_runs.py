@@ -16,7 +16,8 @@ import pytest
 from examples.data import clipart
 from examples.paper import cli, records, results, tasks, torch_weights, training
 from examples.paper.config import Config
-from examples.paper.experiments import EXPERIMENTS, Experiment, Panel
+from examples.paper.experiments import EXPERIMENTS
+from examples.paper.panels import Experiment, Panel
 from tests.examples.paper import CNN, IMAGES, MLP, TEXT
 
 pytestmark = pytest.mark.replication
