@@ -1,0 +1,194 @@
+"""Dimensions of cotangents: what they vary with, and how they are rearranged.
+
+A dimension is an ordered product of factors, the slowest first, so that
+reshapes take it apart and put it together without losing what its parts are.
+"""
+
+from collections.abc import Iterable, Sequence
+import itertools
+import math
+from typing import NamedTuple
+
+# What a cotangent varies with along a factor: the layer's input, its output; or
+# an activation alone, as of a norm, which counts as C where nothing else does;
+# or a parameter alone, which weighs what is summed later.
+X, C, BENT, WEIGHED = 1, 2, 4, 8
+
+_keys = itertools.count()
+
+
+class Factor(NamedTuple):
+  """A part of a dimension.
+
+  Attributes:
+    size: Its length.
+    label: What the cotangent varies with along it: ``X``, ``C``, both, neither.
+    key: Its identity, by which others are tied to it.
+    tied: Keys of factors whose coefficients vary with this one: a sum over
+      those hands their labels on.
+    region: Where the cotangent is not zero; None for everywhere. An empty
+      range is a place that is not known.
+  """
+
+  size: int
+  label: int = 0
+  key: int = -1
+  tied: frozenset[int] = frozenset()
+  region: range | None = None
+
+
+Dim = tuple[Factor, ...]
+NOWHERE = range(0)
+
+
+def new_key() -> int:
+  """A number that was not given before."""
+  return next(_keys)
+
+
+def fresh(size: int, label: int = 0) -> Dim:
+  """A dimension of one factor."""
+  return (Factor(size, label, next(_keys)),)
+
+
+def label_of(dim: Iterable[Factor]) -> int:
+  """What a dimension varies with, in any of its factors."""
+  label = 0
+  for factor in dim:
+    label |= factor.label
+  return label
+
+
+def size_of(dim: Dim) -> int:
+  """A dimension's length."""
+  return dim[0].size if len(dim) == 1 else math.prod(f.size for f in dim)
+
+
+def relabel(dim: Dim, label: int) -> Dim:
+  """The dimension with one label for all factors that have any."""
+  return tuple(f._replace(label=label) if f.label else f for f in dim)
+
+
+def blur(dim: Dim) -> int:
+  """One label for a dimension whose factors can no longer be told apart."""
+  labels = {f.label for f in dim if f.size > 1}
+  return labels.pop() if len(labels) == 1 else (X | C) * bool(labels)
+
+
+def reshape(dims: Sequence[Dim], shape: Sequence[int]) -> tuple[Dim, ...]:
+  """The dimensions of a reshaped array.
+
+  Args:
+    dims: The dimensions before.
+    shape: The lengths after.
+
+  Returns:
+    Each dimension after as factors of those before. Where lengths do not
+    divide each other, what is left gets the labels of all that is left.
+  """
+  queue = [f for dim in dims for f in dim if f.size != 1]
+  out: list[Dim] = []
+  for k, size in enumerate(shape):
+    taken: list[Factor] = []
+    while size > 1 and queue:
+      head = queue.pop(0)
+      if size % head.size == 0:
+        taken.append(head)
+        size //= head.size
+      elif head.size % size == 0:
+        outer, inner = _split(head, size)
+        taken.append(outer)
+        queue.insert(0, inner)
+        size = 1
+      else:
+        label = blur((head, *queue))
+        return (*out, *(fresh(n, label) for n in shape[k:]))
+    out.append(tuple(taken) or fresh(shape[k]))
+  return tuple(out)
+
+
+def _split(factor: Factor, outer: int) -> tuple[Factor, Factor]:
+  """A factor as two, the first of the given size; they share its key."""
+  inner = factor.size // outer
+  region = factor.region
+  if not region:
+    return factor._replace(size=outer), factor._replace(size=inner)
+  rows = range(region.start // inner, (region.stop - 1) // inner + 1)
+  cells: range | None = None
+  if len(rows) == 1:
+    cells = range(region.start % inner, (region.stop - 1) % inner + 1)
+  elif region.start % inner or region.stop % inner or region.step != 1:
+    cells = NOWHERE
+  return (
+    factor._replace(size=outer, region=None if len(rows) == outer else rows),
+    factor._replace(size=inner, region=None if cells == range(inner) else cells),
+  )
+
+
+def place(
+  dim: Dim, start: int | None, total: int, stride: int = 1
+) -> Dim:
+  """The dimension of an array that a slice was taken from.
+
+  Args:
+    dim: The slice's dimension.
+    start: Where the slice began; None if that is not known.
+    total: The length of what it was taken from.
+    stride: The step between its entries.
+
+  Returns:
+    A dimension that is zero around the slice.
+  """
+  size = size_of(dim)
+  if size == total:
+    return dim
+  tied = frozenset().union(*(f.tied for f in dim))
+  whole = Factor(total, blur(dim), dim[0].key, tied)
+  if start is None:
+    return (whole._replace(region=NOWHERE),)
+  if stride != 1:
+    region = range(start, start + (size - 1) * stride + 1, stride)
+    return (whole._replace(region=region),)
+  if len(dim) == 1:
+    region = dim[0].region
+    region = range(size) if region is None else region
+    if not region:
+      return (whole._replace(region=NOWHERE),)
+    moved = range(region.start + start, region.stop + start, region.step)
+    return (dim[0]._replace(size=total, region=moved),)
+  inner = size_of(dim[1:])
+  if start % inner == 0 and total % inner == 0:
+    return (*place(dim[:1], start // inner, total // inner), *dim[1:])
+  return (whole._replace(region=range(start, start + size)),)
+
+
+def cut(dim: Dim, start: int, size: int) -> Dim | None:
+  """A slice of a dimension; None if it is zero all over."""
+  if size == size_of(dim):
+    return dim
+  if len(dim) == 1:
+    region = dim[0].region
+    if not region:
+      return (dim[0]._replace(size=size),)
+    first, last = max(region.start, start), min(region.stop, start + size)
+    if first >= last:
+      return None
+    inside = range(first - start, last - start, region.step)
+    region = None if inside == range(size) else inside
+    return (dim[0]._replace(size=size, region=region),)
+  inner = size_of(dim[1:])
+  if start % inner == 0 and size % inner == 0:
+    head = cut(dim[:1], start // inner, size // inner)
+    return None if head is None else (*head, *dim[1:])
+  if start // inner == (start + size - 1) // inner:
+    return cut(dim[1:], start % inner, size)
+  return (Factor(size, blur(dim), dim[0].key),)
+
+
+def flip(dim: Dim) -> Dim:
+  """The dimension of an array that runs backwards."""
+  if len(dim) != 1 or not dim[0].region:
+    return dim
+  region, size = dim[0].region, dim[0].size
+  turned = range(size - region.stop, size - region.start)
+  return (dim[0]._replace(region=turned if region.step == 1 else NOWHERE),)

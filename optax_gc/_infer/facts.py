@@ -1,0 +1,336 @@
+"""What every value of a program is made of, and the rules of primitives."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from optax_gc._infer import dims as _dims
+from optax_gc._infer import jaxpr as _jaxpr
+from optax_gc._infer import names as _names
+from optax_gc._infer.dims import Factor
+
+# What a value is made of. One of neither DATA nor WEIGHTS is a constant, or
+# noise drawn from a key.
+DATA, WEIGHTS = 1, 2
+PICKED = 4  # Of weights that data picked, for each position others.
+PRODUCT = 8  # Of weights, some of which were multiplied as matrices.
+BENT = 16  # A nonlinear function of such a product.
+
+# What a value varies with along a dimension: data or noise, weights' axes, or
+# places of a constant.
+OTHER, CONSTANT = 1, 4
+
+
+class Fact(NamedTuple):
+  """What is known of a value.
+
+  Attributes:
+    made: What it is made of.
+    varies: What it varies with along each dimension: OTHER, WEIGHTS, CONSTANT.
+    leaves: The parameters that it is made of, as bits, where it is a kernel.
+  """
+
+  made: int
+  varies: tuple[int, ...]
+  leaves: int = 0
+
+  @property
+  def data(self) -> bool:
+    return bool(self.made & DATA)
+
+  @property
+  def kernel(self) -> bool:
+    """Whether it is made of weights, and data did not enter it."""
+    return self.made & (DATA | WEIGHTS) == WEIGHTS
+
+  @property
+  def constant(self) -> bool:
+    return not self.made & (DATA | WEIGHTS)
+
+  @property
+  def picked(self) -> bool:
+    return bool(self.made & PICKED)
+
+  @property
+  def chooses(self) -> bool:
+    """Whether what it picks is picked by data."""
+    return bool(self.made & (DATA | PICKED))
+
+
+Facts = list[Fact]
+
+
+def leaf(shape: Sequence[int], number: int) -> Fact:
+  """A parameter."""
+  return Fact(WEIGHTS, (WEIGHTS,) * len(shape), 1 << number)
+
+
+def data(shape: Sequence[int]) -> Fact:
+  """An input of the program."""
+  return Fact(DATA, (OTHER,) * len(shape))
+
+
+def constant(shape: Sequence[int], along: int = CONSTANT) -> Fact:
+  """A constant; or a random key and what is drawn from it, along OTHER."""
+  return Fact(0, (along,) * len(shape))
+
+
+def join(a: Fact, b: Fact) -> Fact:
+  """A value that is one of two, as branches and iterations give them."""
+  varies = tuple(x | y for x, y in zip(a.varies, b.varies))
+  return Fact(a.made | b.made, varies, a.leaves | b.leaves)
+
+
+def spread(fact: Fact, shape: Sequence[int], to: Sequence[int]) -> list[int]:
+  """What an operand varies with along the dimensions of a result."""
+  if tuple(shape) == tuple(to):
+    return list(fact.varies)
+  if len(shape) != len(to):
+    return [0] * len(to)
+  pairs = zip(fact.varies, shape, to, strict=True)
+  return [v if n == m else 0 for v, n, m in pairs]
+
+
+def _made(operands: Facts) -> Fact:
+  """A number made of all operands."""
+  made = leaves = 0
+  for fact in operands:
+    made |= fact.made
+    leaves |= fact.leaves
+  return Fact(made & (DATA | WEIGHTS), ()) if made & DATA else Fact(
+    made, (), leaves
+  )
+
+
+def elementwise(equation: Any, operands: Facts) -> Facts:
+  """Entry by entry."""
+  shape = _jaxpr.shape(equation.outvars[0]) if equation.outvars else ()
+  shapes = [_jaxpr.shape(atom) for atom in equation.invars]
+  varies = [0] * len(shape)
+  for fact, s in zip(operands, shapes, strict=True):
+    if fact.varies:
+      varies = [a | b for a, b in zip(varies, spread(fact, s, shape))]
+  fact = _made(operands)._replace(varies=tuple(varies))
+  return [
+    fact if _jaxpr.shape(out) == shape else _mixed(fact, _jaxpr.shape(out))
+    for out in equation.outvars
+  ]
+
+
+def _bent(equation: Any, operands: Facts) -> Facts:
+  return [
+    fact._replace(made=fact.made | BENT)
+    if fact.made & PRODUCT
+    else fact
+    for fact in elementwise(equation, operands)
+  ]
+
+
+def _multiplied(equation: Any, operands: Facts) -> Facts:
+  """An embedding times weights is an activation times weights."""
+  (fact,) = elementwise(equation, operands)
+  if not fact.data and _picks_beside(operands):
+    fact = Fact(DATA | WEIGHTS, fact.varies)
+  return [fact]
+
+
+def _picks_beside(operands: Facts) -> bool:
+  return any(fact.picked for fact in operands) and any(
+    fact.kernel and not fact.picked for fact in operands
+  )
+
+
+def _mixed(fact: Fact, shape: Sequence[int]) -> Fact:
+  """Of another shape, varying with all that there is everywhere."""
+  along = fact.made & WEIGHTS
+  along |= OTHER if fact.data else CONSTANT * (not along)
+  return fact._replace(varies=(along,) * len(shape))
+
+
+def anything(equation: Any, operands: Facts) -> Facts:
+  """A primitive that may vary with all that it takes."""
+  fact = _made(operands)
+  return [_mixed(fact, _jaxpr.shape(out)) for out in equation.outvars]
+
+
+def _moved(
+  along: Callable[[Any, tuple[int, ...]], Sequence[int]],
+) -> Callable[[Any, Facts], Facts]:
+  """The rule of a primitive that moves the dimensions of its first operand."""
+
+  def rule(equation: Any, operands: Facts) -> Facts:
+    varies = along(equation, operands[0].varies)
+    return [_made(operands)._replace(varies=tuple(varies))]
+
+  return rule
+
+
+def _transposed(equation: Any, varies: tuple[int, ...]) -> list[int]:
+  return [varies[i] for i in equation.params['permutation']]
+
+
+def _squeezed(equation: Any, varies: tuple[int, ...]) -> list[int]:
+  gone = {d % len(varies) for d in equation.params['dimensions']}
+  return [v for i, v in enumerate(varies) if i not in gone]
+
+
+def _reduced(equation: Any, varies: tuple[int, ...]) -> list[int]:
+  gone = equation.params['axes']
+  return [v for i, v in enumerate(varies) if i not in gone]
+
+
+def _broadcast(equation: Any, varies: tuple[int, ...]) -> list[int]:
+  shape = _jaxpr.shape(equation.invars[0])
+  to = _jaxpr.shape(equation.outvars[0])
+  out = [0] * len(to)
+  for k, d in enumerate(equation.params['broadcast_dimensions']):
+    out[d] = varies[k] if shape[k] == to[d] else 0
+  return out
+
+
+def _reshaped(equation: Any, varies: tuple[int, ...]) -> list[int]:
+  shape = _jaxpr.shape(equation.invars[0])
+  dims = [(Factor(n, v),) for n, v in zip(shape, varies)]
+  to = _jaxpr.shape(equation.outvars[0])
+  return [_dims.label_of(d) for d in _dims.reshape(dims, to)]
+
+
+def _tiled(equation: Any, varies: tuple[int, ...]) -> list[int]:
+  shape = _jaxpr.shape(equation.invars[0])
+  return [v if n > 1 else 0 for n, v in zip(shape, varies)]
+
+
+def _kept(equation: Any, varies: tuple[int, ...]) -> tuple[int, ...]:
+  del equation
+  return varies
+
+
+def _each(equation: Any, operands: Facts) -> Facts:
+  """Every operand is passed on; what collectives resize varies everywhere."""
+  return [
+    fact
+    if len(fact.varies) == len(_jaxpr.shape(out))
+    else _mixed(fact, _jaxpr.shape(out))
+    for fact, out in zip(operands, equation.outvars)
+  ]
+
+
+def _looked_up(equation: Any, operands: Facts) -> Facts:
+  """A weight is still one, though data picked it."""
+  shape = _jaxpr.shape(equation.outvars[0])
+  source, *places = operands
+  chosen = any(fact.chooses for fact in places)
+  if not chosen:
+    return [_mixed(source, shape)]
+  if not source.kernel:
+    return [_mixed(_made([source, data(())]), shape)]
+  window = equation.params['dimension_numbers'].offset_dims
+  varies = tuple(WEIGHTS if i in window else OTHER for i in range(len(shape)))
+  return [Fact(source.made | PICKED, varies, source.leaves)]
+
+
+def _sliced(equation: Any, operands: Facts) -> Facts:
+  source = operands[0]
+  if not source.kernel and any(fact.chooses for fact in operands[1:]):
+    return [_made([source, data(())])._replace(varies=source.varies)]
+  return [source]
+
+
+def _selected(equation: Any, operands: Facts) -> Facts:
+  """Weights that data chose are weights still; a mask makes a matrix."""
+  which, *cases = operands
+  (fact,) = elementwise(equation, operands)
+  kind = _made(cases)
+  if kind.kernel and which.chooses:
+    made = kind.made | PICKED * any(which.varies)
+    return [Fact(made, fact.varies, kind.leaves)]
+  if kind.kernel:  # factors/diagonal_gain: `diag(a)` was not repeated.
+    made_by = [v | WEIGHTS * (v == CONSTANT) for v in fact.varies]
+    return [fact._replace(varies=tuple(made_by))]
+  return [fact]
+
+
+def _fixed(equation: Any, operands: Facts) -> Facts:
+  return [constant(_jaxpr.shape(out)) for out in equation.outvars]
+
+
+def _drawn(equation: Any, operands: Facts) -> Facts:
+  return [constant(_jaxpr.shape(out), OTHER) for out in equation.outvars]
+
+
+def _dot(equation: Any, operands: Facts) -> Facts:
+  (ls, rs), (lb, rb) = equation.params['dimension_numbers']
+  left, right = (fact.varies for fact in operands)
+  varies = [left[i] | right[j] for i, j in zip(lb, rb)]
+  varies += [v for i, v in enumerate(left) if i not in (*ls, *lb)]
+  varies += [v for i, v in enumerate(right) if i not in (*rs, *rb)]
+  fact = _made(operands)._replace(varies=tuple(varies))
+  if fact.kernel and any(acts(equation, operands, k) for k in (0, 1)):
+    # What it is repeated along stands for examples.
+    shown = [v or OTHER * (n > 1) for v, n in zip(varies, _out(equation))]
+    return [Fact(DATA | WEIGHTS, tuple(shown))]
+  if all(operand.kernel for operand in operands):
+    fact = fact._replace(made=fact.made | PRODUCT)
+  return [fact]
+
+
+def _out(equation: Any) -> tuple[int, ...]:
+  return _jaxpr.shape(equation.outvars[0])
+
+
+def _layer(equation: Any, operands: Facts) -> Facts:
+  """A convolution or a ragged product: never of two kernels."""
+  (fact,) = anything(equation, operands)
+  image, kernel = operands[:2]
+  if image.kernel and kernel.kernel:
+    return [Fact(DATA | WEIGHTS, fact.varies)]
+  return [fact]
+
+
+def acts(equation: Any, operands: Facts, k: int) -> bool:
+  """Whether operand `k` of a product of weights plays an activation.
+
+  It does if it has a dimension longer than one that no weight's axis made, and
+  the other has not: it was repeated for each example, with or without noise,
+  or made of constants; or if data picked it, and not the other.
+  """
+  me, partner = operands[k], operands[1 - k]
+  if not me.kernel or not partner.kernel:
+    return False
+  if me.picked and not partner.picked:
+    return True
+  (ls, rs), (lb, rb) = equation.params['dimension_numbers']
+  taken = ((*ls, *lb), (*rs, *rb))
+
+  def repeated(j: int) -> bool:
+    shape = _jaxpr.shape(equation.invars[j])
+    return any(
+      n > 1 and i not in taken[j] and not operands[j].varies[i] & WEIGHTS
+      for i, n in enumerate(shape)
+    )
+
+  return repeated(k) and not repeated(1 - k)
+
+
+RULES: dict[str, Callable[[Any, Facts], Facts]] = {
+  'transpose': _moved(_transposed),
+  'squeeze': _moved(_squeezed),
+  'broadcast_in_dim': _moved(_broadcast),
+  'reshape': _moved(_reshaped),
+  'tile': _moved(_tiled),
+  'slice': _moved(_kept),
+  'rev': _moved(_kept),
+  'dot_general': _dot,
+  **dict.fromkeys(_names.LAYERS, _layer),
+  'gather': _looked_up,
+  'dynamic_slice': _sliced,
+  'select_n': _selected,
+  'mul': _multiplied,
+  'stop_gradient': _each,
+  **dict.fromkeys(('div', *_names.ADDS, *_names.COMPARES), elementwise),
+  **dict.fromkeys(_names.BENDS, _bent),
+  **dict.fromkeys(_names.RUNS, _moved(_kept)),
+  **dict.fromkeys(_names.REDUCES, _moved(_reduced)),
+  **dict.fromkeys(_names.PASSES, _each),
+  **dict.fromkeys(_names.FIXED, _fixed),
+  **dict.fromkeys(_names.DRAWN, _drawn),
+}

@@ -1,0 +1,164 @@
+"""The pass forward: what every value of a program is made of."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from optax_gc._infer import facts as _facts
+from optax_gc._infer import jaxpr as _jaxpr
+from optax_gc._infer.facts import DATA, OTHER, WEIGHTS, Fact, Facts
+
+class Frame:
+  """One program on facts: those of all its values, and its sub-programs.
+
+  Attributes:
+    program: The program.
+    facts: What its variables are.
+    inner: The frames of sub-programs, by the number of the equation.
+    reverse: Which equations reverse-mode differentiation made.
+  """
+
+  def __init__(self, jaxpr: Any):
+    self.program = _jaxpr.program_of(jaxpr)
+    self.facts: dict[Any, Fact] = {}
+    self.inner: dict[int, tuple['Frame', ...]] = {}
+    self.reverse = _jaxpr.backward_in(self.program.equations)
+
+  def fact(self, atom: Any) -> Fact:
+    """What a variable or a literal is."""
+    if _jaxpr.is_literal(atom):
+      return Fact(0, (0,) * len(_jaxpr.shape(atom)))
+    return self.facts[atom]
+
+
+class Reader:
+  """Runs programs on facts, each sub-program once for the same facts."""
+
+  def __init__(self) -> None:
+    self._memo: dict[Any, tuple[Facts, Frame]] = {}
+
+  def run(self, jaxpr: Any, facts: Sequence[Fact]) -> tuple[Facts, Frame]:
+    """The facts of a program's outputs, and its frame."""
+    key = (id(jaxpr), tuple(facts))
+    if key not in self._memo:
+      self._memo[key] = self._run(jaxpr, facts)
+    return self._memo[key]
+
+  def _run(self, jaxpr: Any, facts: Sequence[Fact]) -> tuple[Facts, Frame]:
+    frame = Frame(jaxpr)
+    program = frame.program
+    for const in program.consts:
+      frame.facts[const] = _facts.constant(_jaxpr.shape(const))
+    frame.facts.update(zip(program.inputs, facts, strict=True))
+    for number, equation in enumerate(program.equations):
+      operands = [frame.fact(atom) for atom in equation.invars]
+      results = self._equation(frame, number, equation, operands)
+      frame.facts.update(zip(equation.outvars, results, strict=True))
+    return [frame.fact(atom) for atom in program.outputs], frame
+
+  def _equation(
+    self, frame: Frame, number: int, equation: Any, operands: Facts
+  ) -> Facts:
+    name = equation.primitive.name
+    flow = {
+      'scan': self._scan,
+      'while': self._while,
+      'cond': self._cond,
+      'xla_pmap': self._pmap,
+    }.get(name)
+    if flow is not None:
+      results, frame.inner[number] = flow(equation, operands)
+      return results
+    rule = _facts.RULES.get(name)
+    if rule is None:
+      jaxpr = called(equation)
+      if jaxpr is not None:
+        results, inner = self.run(jaxpr, operands)
+        frame.inner[number] = (inner,)
+        return results
+      rule = _facts.anything
+    return rule(equation, operands)
+
+  def _scan(
+    self, equation: Any, operands: Facts
+  ) -> tuple[Facts, tuple[Frame, ...]]:
+    constants, carried = _jaxpr.scan_layout(equation)
+    first = constants + carried
+    rows = [fact._replace(varies=fact.varies[1:]) for fact in operands[first:]]
+    carry, results, frames = self._iterate(
+      equation.params['jaxpr'], operands[:constants], operands[constants:first],
+      rows,
+    )
+    stacked = [
+      fact._replace(varies=(OTHER | fact.made & WEIGHTS, *fact.varies))
+      for fact in results[carried:]
+    ]
+    return [*carry, *stacked], frames
+
+  def _iterate(
+    self, body: Any, fixed: Facts, carry: Facts, rows: Facts
+  ) -> tuple[Facts, Facts, tuple[Frame, Frame]]:
+    """Joins what a loop carries with what it makes of it until that repeats.
+
+    Returns:
+      What it carries, the body's results, and the body's frames in the first
+      iteration and in any.
+    """
+    begin: Frame | None = None
+    while True:
+      results, frame = self.run(body, [*fixed, *carry, *rows])
+      begin = begin or frame
+      joined = list(map(_facts.join, carry, results))
+      if joined == carry:
+        return carry, results, (begin, frame)
+      carry = joined
+
+  def _while(
+    self, equation: Any, operands: Facts
+  ) -> tuple[Facts, tuple[Frame, ...]]:
+    params = equation.params
+    first = params['cond_nconsts']
+    start = first + params['body_nconsts']
+    carry, _, bodies = self._iterate(
+      params['body_jaxpr'], operands[first:start], operands[start:], []
+    )
+    _, test = self.run(params['cond_jaxpr'], [*operands[:first], *carry])
+    return carry, (test, *bodies)
+
+  def _cond(
+    self, equation: Any, operands: Facts
+  ) -> tuple[Facts, tuple[Frame, ...]]:
+    runs = [self.run(b, operands[1:]) for b in equation.params['branches']]
+    results = runs[0][0]
+    for others, _ in runs[1:]:
+      results = list(map(_facts.join, results, others))
+    if operands[0].data:  # A weight that data chose is one still.
+      results = [
+        fact if fact.kernel else Fact(fact.made & WEIGHTS | DATA, fact.varies)
+        for fact in results
+      ]
+    return results, tuple(frame for _, frame in runs)
+
+  def _pmap(
+    self, equation: Any, operands: Facts
+  ) -> tuple[Facts, tuple[Frame, ...]]:
+    params = equation.params
+    local = [
+      fact if axis is None else fact._replace(
+        varies=fact.varies[:axis] + fact.varies[axis + 1 :]
+      )
+      for fact, axis in zip(operands, params['in_axes'], strict=True)
+    ]
+    results, frame = self.run(params['call_jaxpr'], local)
+    return [
+      fact if axis is None else fact._replace(
+        varies=(*fact.varies[:axis], OTHER | WEIGHTS, *fact.varies[axis:])
+      )
+      for fact, axis in zip(results, params['out_axes'], strict=True)
+    ], (frame,)
+
+
+def called(equation: Any) -> Any | None:
+  """The sub-program that an equation calls on its operands, if it does."""
+  if equation.primitive.name == 'shard_map':
+    return equation.params['jaxpr']
+  return _jaxpr.callee(equation)

@@ -1,0 +1,266 @@
+"""Primitives that move entries: what they do to a cotangent, in reverse."""
+
+from collections.abc import Sequence
+import math
+
+from optax_gc._infer import dims as _dims
+from optax_gc._infer import jaxpr as _jaxpr
+from optax_gc._infer import names as _names
+from optax_gc._infer import terms as _terms
+from optax_gc._infer.dims import NOWHERE, C, Dim, Factor, X
+from optax_gc._infer.step import Rule, Step
+from optax_gc._infer.terms import ADDED, LOOKED_UP, Term
+
+JOINED = 'joined with activations'
+
+
+def _only(rule) -> Rule:
+  """The rule of a primitive whose first operand alone is followed."""
+
+  def first(step: Step, term: Term) -> list[Term | None]:
+    return [rule(step, term), *[None] * (len(step.facts) - 1)]
+
+  return first
+
+
+def _transposed(step: Step, term: Term) -> Term:
+  dims: list[Dim] = [()] * len(term.dims)
+  for i, axis in enumerate(step.params['permutation']):
+    dims[axis] = term.dims[i]
+  return term._replace(dims=tuple(dims))
+
+
+def _reshaped(step: Step, term: Term) -> Term:
+  (shape, *_), order = step.shapes, step.params.get('dimensions')
+  if not order:
+    return term._replace(dims=_dims.reshape(term.dims, shape))
+  back = _dims.reshape(term.dims, [shape[axis] for axis in order])
+  dims: list[Dim] = [()] * len(order)
+  for i, axis in enumerate(order):
+    dims[axis] = back[i]
+  return term._replace(dims=tuple(dims))
+
+
+def _squeezed(step: Step, term: Term) -> Term:
+  shape = step.shapes[0]
+  gone = {d % len(shape) for d in step.params['dimensions']}
+  kept = iter(term.dims)
+  return term._replace(
+    dims=tuple(
+      # inputs/learned_query_for_one_example: a batch of one is squeezed, too.
+      _dims.fresh(1, X | C) if i in gone else next(kept)
+      for i in range(len(shape))
+    )
+  )
+
+
+def _broadcast(step: Step, term: Term) -> Term:
+  (shape, *_), where = step.shapes, step.params['broadcast_dimensions']
+  sizes = [_dims.size_of(dim) for dim in term.dims]
+  gone = set(range(len(sizes))) - set(where)
+  gone |= {d for k, d in enumerate(where) if shape[k] != sizes[d]}
+  left = [i for i in range(len(sizes)) if i not in gone]
+  term = _terms.sum_over(term, gone)
+  by_number = dict(zip(left, term.dims, strict=True))
+  return term._replace(
+    dims=tuple(by_number.get(d) or _dims.fresh(1) for d in where)
+  )
+
+
+def _sliced(step: Step, term: Term) -> Term:
+  shape = step.shapes[0]
+  starts: Sequence[int | None] = step.params.get('start_indices', ())
+  strides = step.params.get('strides') or (1,) * len(shape)
+  if step.name == 'dynamic_slice':
+    starts = [_jaxpr.literal(atom) for atom in step.equation.invars[1:]]
+  return term._replace(
+    dims=tuple(
+      _dims.place(dim, start, total, stride)
+      for dim, start, total, stride in zip(
+        term.dims, starts, shape, strides, strict=True
+      )
+    )
+  )
+
+
+def _padded(step: Step, term: Term) -> Term | None:
+  dims = []
+  config = step.params['padding_config']
+  for dim, (low, _, inner), size in zip(term.dims, config, step.shapes[0]):
+    if inner or low < 0:  # Entries of a dilated kernel lose their places.
+      dims.append(_dims.fresh(size, _dims.blur(dim)))
+      continue
+    part = _dims.cut(dim, low, size)
+    if part is None:
+      return None
+    dims.append(part)
+  return term._replace(dims=tuple(dims))
+
+
+def _reversed(step: Step, term: Term) -> Term:
+  turned = step.params['dimensions']
+  return term._replace(
+    dims=tuple(
+      _dims.flip(dim) if i in turned else dim for i, dim in enumerate(term.dims)
+    )
+  )
+
+
+def _tiled(step: Step, term: Term) -> Term:
+  pairs = zip(step.params['reps'], step.shapes[0], strict=True)
+  dims = _dims.reshape(term.dims, [n for pair in pairs for n in pair])
+  return _terms.sum_over(term._replace(dims=dims), range(0, len(dims), 2))
+
+
+def _concatenated(step: Step, term: Term) -> list[Term | None]:
+  axis, start = step.params['dimension'], 0
+  found: list[Term | None] = []
+  for k, shape in enumerate(step.shapes):
+    dim = _dims.cut(term.dims[axis], start, shape[axis])
+    start += shape[axis]
+    if dim is None or not step.facts[k].made:
+      found.append(None)
+      continue
+    dims = (*term.dims[:axis], dim, *term.dims[axis + 1 :])
+    whole = shape[axis] == step.shape[axis]
+    part = term._replace(dims=dims)
+    part = part if whole else _terms.piece(term, dims, axis, k)
+    found.append(_joined(step, k, part))
+  return found
+
+
+def _stacked(step: Step, term: Term) -> list[Term | None]:
+  axis = step.params['axis'] % len(step.shape)
+  found: list[Term | None] = []
+  for k in range(len(step.facts)):
+    dims = (*term.dims[:axis], *term.dims[axis + 1 :])
+    here = _dims.cut(term.dims[axis], k, 1) is not None
+    part = _terms.piece(term, dims, axis, k) if here else None
+    found.append(part and _joined(step, k, part))
+  return found
+
+
+def _joined(step: Step, k: int, term: Term) -> Term:
+  if not step.enters(k):
+    return term
+  return _terms.as_output(term, JOINED, step.place)
+
+
+def _updated(step: Step, term: Term) -> list[Term | None]:
+  """`dynamic_update_slice`: the operand around what is written into it."""
+  dims = tuple(
+    dim if _dims.size_of(dim) == n else _dims.fresh(n, _dims.label_of(dim))
+    for dim, n in zip(term.dims, step.shapes[1], strict=True)
+  )
+  found: list[Term | None] = [None] * len(step.facts)
+  for k, part in enumerate((term, term._replace(dims=dims))):
+    found[k] = _joined(step, k, part)
+  return found
+
+
+def _scattered(step: Step, term: Term) -> list[Term | None]:
+  numbers = step.params['dimension_numbers']
+  hidden = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
+  windows = [d for i, d in enumerate(term.dims) if i not in hidden]
+  label = _dims.label_of(f for i in hidden for f in term.dims[i])
+  dims = []
+  for i, n in enumerate(step.shapes[2]):
+    if i not in numbers.update_window_dims:
+      dims.append(_dims.fresh(n, label))
+      continue
+    dim = windows.pop(0)
+    same = _dims.size_of(dim) == n
+    dims.append(dim if same else _dims.fresh(n, _dims.blur(dim)))
+  update = term._replace(dims=tuple(dims))
+  if step.data:
+    update = _terms.as_output(update, ADDED, step.place)
+  return [_joined(step, 0, term), None, update]
+
+
+def _gathered(step: Step, term: Term) -> Term:
+  """Rows of a table, or a permutation of its entries."""
+  numbers = step.params['dimension_numbers']
+  shape = step.shapes[0]
+  batched = list(numbers.operand_batching_dims)
+  hidden = {*numbers.collapsed_slice_dims, *batched}
+  window = [d for d in range(len(shape)) if d not in hidden]
+  offset = dict(zip(numbers.offset_dims, window, strict=True))
+  index = [i for i in range(len(step.shape)) if i not in offset]
+  dims: list[Dim] = [()] * len(shape)
+  for i, d in offset.items():
+    dim = term.dims[i]
+    same = _dims.size_of(dim) == shape[d]
+    dims[d] = dim if same else _dims.place(dim, None, shape[d])
+  for number, d in enumerate(batched):
+    at = numbers.start_indices_batching_dims[number]
+    dims[d] = term.dims[index[at]]
+  chosen = any(fact.chooses for fact in step.facts[1:])
+  labels = {_dims.label_of(term.dims[i]) for i in index if step.shape[i] > 1}
+  label = labels.pop() if len(labels) == 1 else (X | C) * bool(labels)
+  total = math.prod(shape[d] for d in numbers.collapsed_slice_dims)
+  whole = math.prod(step.shape[i] for i in index) == total
+  for d in numbers.collapsed_slice_dims:
+    region = None if whole or chosen else NOWHERE
+    dim_label = X | C if chosen else label
+    dims[d] = (Factor(shape[d], dim_label, _dims.new_key(), region=region),)
+  term = term._replace(dims=tuple(dims))
+  if chosen and not any(f.label == X for dim in dims for f in dim):
+    term = term._replace(use=_terms.RETURNED)  # Whatever it was: a lookup.
+    return _terms.as_output(term, LOOKED_UP, step.place)
+  return term
+
+
+def _passed(step: Step, term: Term) -> Term:
+  del step
+  return term
+
+
+def collective(step: Step, term: Term, k: int) -> Term:
+  """Operand `k` of a primitive that passes each operand on, or spreads it."""
+  shape = step.shapes[k]
+  if tuple(map(_dims.size_of, term.dims)) == shape:
+    return term
+  axes = {a for a in step.params.get('axes', ()) if isinstance(a, int)}
+  given = iter(term.dims)
+  dims = []
+  for i, n in enumerate(shape):
+    dim = None if i in axes else next(given, None)
+    same = dim is not None and _dims.size_of(dim) == n
+    label = _dims.blur(dim) if dim else 0
+    dims.append(dim if same and dim else _dims.fresh(n, label))
+  return term._replace(dims=tuple(dims))
+
+
+def split(step: Step, results: list[list[Term]]) -> list[Term]:
+  """The cotangent of what `split` or `unstack` takes apart."""
+  shape = step.shapes[0]
+  axis = step.params['axis'] % len(shape)
+  sizes = step.params.get('sizes')
+  start, found = 0, []
+  for k, terms in enumerate(results):
+    for term in terms:
+      dim = term.dims[axis] if sizes else _dims.fresh(1)
+      placed = _dims.place(dim, start, shape[axis])
+      rest = term.dims[axis + 1 if sizes else axis :]
+      found.append(term._replace(dims=(*term.dims[:axis], placed, *rest)))
+    start += sizes[k] if sizes else 1
+  return found
+
+
+RULES: dict[str, Rule] = {
+  'transpose': _only(_transposed),
+  'reshape': _only(_reshaped),
+  'squeeze': _only(_squeezed),
+  'broadcast_in_dim': _only(_broadcast),
+  'slice': _only(_sliced),
+  'dynamic_slice': _only(_sliced),
+  'pad': _only(_padded),
+  'rev': _only(_reversed),
+  'tile': _only(_tiled),
+  'concatenate': _concatenated,
+  'stack': _stacked,
+  'dynamic_update_slice': _updated,
+  'gather': _only(_gathered),
+  **dict.fromkeys(_names.SCATTERS, _scattered),
+  **dict.fromkeys(_names.RUNS, _only(_passed)),
+}

@@ -1,0 +1,70 @@
+"""One equation on the way back: what its rule may look at."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+from optax_gc._infer import jaxpr as _jaxpr
+from optax_gc._infer.facts import Fact
+from optax_gc._infer.terms import Term, Terms
+
+
+class Step:
+  """An equation with the facts of its operands.
+
+  Attributes:
+    equation: The equation.
+    facts: What its operands are.
+    shapes: Their shapes.
+    shape: That of its first result.
+    data: Whether data enters its results.
+    known: The terms that a variable has so far, from later equations.
+  """
+
+  def __init__(
+    self,
+    equation: Any,
+    facts: list[Fact],
+    data: bool,
+    path: tuple[str, ...],
+    known: Callable[[Any], Terms],
+  ):
+    self.equation = equation
+    self.facts = facts
+    self.data = data
+    self.known = known
+    self._path = path
+
+  @functools.cached_property
+  def shapes(self) -> list[tuple[int, ...]]:
+    return [_jaxpr.shape(atom) for atom in self.equation.invars]
+
+  @functools.cached_property
+  def shape(self) -> tuple[int, ...]:
+    return _jaxpr.shape(self.equation.outvars[0])
+
+  @property
+  def name(self) -> str:
+    return str(self.equation.primitive.name)
+
+  @property
+  def params(self) -> dict[str, Any]:
+    params: dict[str, Any] = self.equation.params
+    return params
+
+  @functools.cached_property
+  def place(self) -> str:
+    """The primitive and its scope, in words."""
+    scope = '/'.join((*self._path, *_jaxpr.scopes(self.equation)))
+    return f'{self.name}, {scope}' if scope else self.name
+
+  def enters(self, k: int) -> bool:
+    """Whether operand `k`, made of weights, meets data here."""
+    return self.data and not self.facts[k].data
+
+  def held(self) -> list[int]:
+    """The operands that hold weights, whose cotangents matter."""
+    return [k for k, fact in enumerate(self.facts) if fact.made & 2]
+
+
+Rule = Callable[[Step, Term], list[Term | None]]

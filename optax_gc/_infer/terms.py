@@ -1,0 +1,276 @@
+"""Terms of a cotangent, and what becomes of them when they meet."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+import math
+from typing import NamedTuple
+
+from optax_gc._infer import dims as _dims
+from optax_gc._infer.dims import BENT, C, X, Dim, Factor
+
+# Uses that are not sentences of their own. The others are: they say why a leaf
+# without an axis of inputs has none.
+CONTRACTS = 'contracts'  # Meets data in a product that is summed.
+UNCLEAR = 'unclear'  # Declined, unless another use is clear. `place` says why.
+LOST = 'lost'  # Declined, whatever the other uses are.
+ADDED = 'added to activations'
+ONTO_INPUT = 'added to an input'  # It may be a base that factors are added to.
+SCALES = 'scales activations'
+GAIN = 'scales a weight'
+ACTS = 'plays the activation'
+LOOKED_UP = 'looked up'
+RETURNED = 'returned'
+REVERSE = 'meets data in the backward pass of a gradient only'
+
+# Signs of what a product of parameters is, found between it and the data.
+KERNEL = 'kernel'  # It is added to another parameter of its shape.
+DOUBT = 'doubt'  # It is bent, or shares a bias: a layer's result, perhaps.
+
+
+class Term(NamedTuple):
+  """One summand of a cotangent.
+
+  Attributes:
+    dims: What it varies with, for each dimension of the value.
+    ident: Equal for terms that are one and the same cotangent: what is added
+      shares one, so that parts of an inner product are known.
+    met: Which data it met, and which part of them; empty if none so far.
+    use: How data met it.
+    place: Where, in words: the primitive and the scope.
+    sign: What a product of parameters above is, if there is a sign of it.
+  """
+
+  dims: tuple[Dim, ...]
+  ident: int
+  met: tuple[int, ...] = ()
+  use: str = RETURNED
+  place: str = ''
+  sign: str = ''
+
+  @property
+  def open(self) -> bool:
+    """Whether something is said about axes at all."""
+    return self.ident != -1
+
+  @property
+  def has_input(self) -> bool:
+    """Whether an input multiplies it: an X above it, also one summed since."""
+    return bool(self.met) or any(
+      f.label & X for dim in self.dims for f in dim
+    )
+
+
+Terms = list[Term]
+
+
+def full(shape: Sequence[int], label: int, use: str, place: str) -> Term:
+  """A cotangent that varies alike along all dimensions."""
+  fresh = tuple(_dims.fresh(n, label if n > 1 else 0) for n in shape)
+  return Term(fresh, _dims.new_key(), use=use, place=place)
+
+
+def closed(shape: Sequence[int], use: str, why: str) -> Term:
+  """A term that says nothing but why."""
+  return Term(tuple(_dims.fresh(n) for n in shape), -1, use=use, place=why)
+
+
+def relabeled(term: Term, label: Callable[[int, int], int]) -> Term:
+  """With labels from each dimension's number and label before."""
+  return term._replace(
+    dims=tuple(
+      tuple(f._replace(label=label(i, f.label)) for f in dim)
+      for i, dim in enumerate(term.dims)
+    )
+  )
+
+
+def as_output(term: Term, use: str, place: str) -> Term:
+  """Taken in by an activation: from there on only outputs vary."""
+  if not term.open:
+    return term
+  term = relabeled(term, lambda _, label: C if label else 0)
+  return term._replace(met=(), use=use, place=place, sign='')
+
+
+def settled(term: Term) -> Term:
+  """With outputs where an activation varies and nothing else does."""
+  return relabeled(term, lambda _, n: n & ~BENT | C if n & BENT else n)
+
+
+def varies(term: Term) -> bool:
+  """Whether it varies at all, or only rescales."""
+  return any(f.label and f.size > 1 for dim in term.dims for f in dim)
+
+
+def sum_over(
+  term: Term, gone: Collection[int], mixed: bool = True
+) -> Term:
+  """Without some dimensions, which are summed.
+
+  Args:
+    term: A cotangent.
+    gone: The dimensions.
+    mixed: Whether a sum over inputs leaves none that are only inputs, as it
+      does to a scale that others multiply; not to a factor of a kernel.
+  """
+  if not gone:
+    return term
+  summed = {f.key: f for d in gone for f in term.dims[d]}
+
+  def inherit(factor: Factor) -> Factor:
+    label, tied = factor.label, factor.tied
+    for key in tied & summed.keys():
+      more = summed[key].label
+      label |= X | C if mixed and more else more
+      tied |= summed[key].tied
+    return factor._replace(label=label, tied=tied) if tied else factor
+
+  return term._replace(
+    dims=tuple(
+      tuple(map(inherit, dim))
+      for i, dim in enumerate(term.dims)
+      if i not in gone
+    )
+  )
+
+
+def scaled(term: Term, along: Sequence[int]) -> Term:
+  """Times coefficients of parameters that vary along some dimensions."""
+  if len(along) < 2:
+    return term
+  keys = {d: frozenset(f.key for f in term.dims[d]) for d in along}
+  dims = list(term.dims)
+  for d in along:
+    others = frozenset().union(*(keys[e] for e in along if e != d))
+    dims[d] = tuple(f._replace(tied=f.tied | others) for f in dims[d])
+  return term._replace(dims=tuple(dims))
+
+
+def aligned(
+  term: Term, shape: Sequence[int]
+) -> Term:
+  """The cotangent of an operand that was spread over a result."""
+  if len(shape) != len(term.dims):  # A scalar.
+    return sum_over(term, range(len(term.dims)))
+  gone = {
+    i
+    for i, dim in enumerate(term.dims)
+    if shape[i] == 1 and _dims.size_of(dim) != 1
+  }
+  if not gone:
+    return term
+  term = sum_over(term, gone)
+  dims = list(term.dims)
+  for i in sorted(gone):
+    dims.insert(i, _dims.fresh(1))
+  return term._replace(dims=tuple(dims))
+
+
+def piece(
+  term: Term, dims: tuple[Dim, ...], axis: int, number: int
+) -> Term:
+  """A part of a cotangent along an axis: along outputs, another cotangent."""
+  if _dims.label_of(term.dims[axis]) & C:
+    return term._replace(dims=dims, ident=hash((term.ident, number)))
+  return term._replace(dims=dims, met=(*term.met, number))
+
+
+def signature(term: Term) -> tuple[object, ...]:
+  """What a term says, whichever cotangent it is."""
+  return (
+    tuple(tuple((f.size, f.label, f.region) for f in d) for d in term.dims),
+    term.use,
+    term.sign,
+    term.place if not term.open else '',
+  )
+
+
+def merged(terms: Terms, shape: Sequence[int]) -> Terms:
+  """One cotangent, for a value that depends on data.
+
+  What a gradient inside of the program makes of it says nothing beside the
+  uses that the gradient follows from.
+  """
+  terms = [term for term in terms if term.use != REVERSE] or terms
+  if len(terms) < 2:
+    return terms
+  labels = [0] * len(shape)
+  for term in terms:
+    for i, dim in enumerate(term.dims):
+      partly = any(f.region is not None for f in dim)
+      labels[i] |= _dims.label_of(dim) | C * partly
+  labels = [n & (X | C) or n for n in labels]
+  dims = tuple(_dims.fresh(n, label) for n, label in zip(shape, labels))
+  return [terms[0]._replace(dims=dims, ident=_dims.new_key())]
+
+
+def distinct(terms: Iterable[Term]) -> Terms:
+  """Without repeated terms, and those that say less than others.
+
+  A term that does not vary along a dimension where another does comes by way
+  of a sum, as of a mean or a norm.
+  """
+  seen: dict[object, Term] = {}
+  for term in terms:
+    seen.setdefault((term.ident, term.met, signature(term)), term)
+  found = _reunited(list(seen.values()))
+  if len(found) < 2:
+    return found
+  blank = [
+    frozenset(
+      i
+      for i, dim in enumerate(term.dims)
+      if not _dims.label_of(dim) and _dims.size_of(dim) > 1
+    )
+    for term in found
+  ]
+  return [
+    term
+    for term, less in zip(found, blank)
+    if not term.open
+    or not any(
+      more < less for other, more in zip(found, blank) if other.open
+    )
+  ]
+
+
+def _reunited(terms: Terms) -> Terms:
+  """Single entries of some axes with one cotangent: the axes are summed.
+
+  Each entry met other data: the axes are inputs. If all met the same, they are
+  copies that are added up.
+  """
+  groups: dict[object, list[tuple[Term, tuple[int, ...]]]] = {}
+  for term in terms:
+    at = tuple(
+      i
+      for i, dim in enumerate(term.dims)
+      if len(dim) == 1
+      and dim[0].size > 1
+      and dim[0].region is not None
+      and len(dim[0].region) == 1
+    )
+    rest = tuple(
+      tuple((f.size, f.label, f.region) for f in dim)
+      for i, dim in enumerate(term.dims)
+      if i not in at
+    )
+    key = (term.ident, at, term.use, rest) if at else id(term)
+    groups.setdefault(key, []).append((term, at))
+  return [term for group in groups.values() for term in _united(group)]
+
+
+def _united(group: list[tuple[Term, tuple[int, ...]]]) -> Terms:
+  first, at = group[0]
+  entries: dict[tuple[int, ...], tuple[int, ...]] = {}
+  for term, _ in group:
+    regions = [term.dims[i][0].region or () for i in at]
+    entries[tuple(region[0] for region in regions)] = term.met
+  whole = math.prod(first.dims[i][0].size for i in at)
+  if len(group) < 2 or len(entries) < whole:
+    return [term for term, _ in group]
+  label = X if len(set(entries.values())) == whole else 0
+  dims = tuple(
+    (dim[0]._replace(label=label, region=None),) if i in at else dim
+    for i, dim in enumerate(first.dims)
+  )
+  return [first._replace(dims=dims)]
