@@ -12,13 +12,9 @@ import jax
 from optax_gc._axes.paths import flatten
 from optax_gc._axes.rules import explicit_axes
 from optax_gc._axes.spec import UNDECIDED, WeightAxes, is_inexact, normalize
-from optax_gc._infer import (
-  interpreter as _interpreter,
-)
-from optax_gc._infer import (
-  jaxpr as _jaxpr,
-)
-from optax_gc._infer.uses import Verdict
+from optax_gc._infer import jaxpr as _jaxpr
+from optax_gc._infer import judge as _judge
+from optax_gc._infer.judge import Verdict
 
 # Verdicts on leaves that no input meets.
 _UNMET = ('never meets the inputs', 'never used')
@@ -187,7 +183,7 @@ def read_verdicts(
   jaxpr = _jaxpr.trace(call, *arrays)
   count = len(is_param)
   leaves = [i if i < count else None for i in traced]
-  found = _interpreter.read(jaxpr, leaves, [x.shape for x in arrays])
+  found = _judge.read(jaxpr, leaves, [x.shape for x in arrays])
   return [
     found.get(i, _NOT_AN_ARRAY) if is_param[i] else _NOT_A_PARAM
     for i in range(count)

@@ -4,114 +4,149 @@ from collections.abc import Sequence
 from typing import Any
 
 from optax_gc._infer import dims as _dims
+from optax_gc._infer import entries as _entries
 from optax_gc._infer import facts as _facts
 from optax_gc._infer import jaxpr as _jaxpr
-from optax_gc._infer import meetings as _meetings
 from optax_gc._infer import moves as _moves
 from optax_gc._infer import names as _names
+from optax_gc._infer import products as _products
 from optax_gc._infer import terms as _terms
 from optax_gc._infer.dims import C, X
 from optax_gc._infer.forward import Frame
 from optax_gc._infer.step import Step
-from optax_gc._infer.terms import LOOKED_UP, LOST, REVERSE, UNCLEAR, Term, Terms
+from optax_gc._infer.terms import LOOKED_UP, LOST, REVERSE, Term, Terms
 
-STOPPED = 'no gradient reaches it'
+_RULES = {**_moves.RULES, **_products.RULES, **_entries.RULES}
 
-_RULES = {**_moves.RULES, **_meetings.RULES}
 
 class Walk:
   """Walks programs from their results to their inputs.
 
-  Attributes:
-    dead: Whether what no result needs counts in programs that reverse-mode
-      differentiation made: it drops results whose derivative it keeps.
+  Args:
+    path: The scopes around the program.
+    reverse: Whether reverse-mode differentiation made it.
+    dead: Whether what no result needs counts in programs in which it was
+      taken: it drops results whose derivative it keeps.
   """
 
-  def __init__(self, dead: bool = False):
+  def __init__(
+    self, path: tuple[str, ...] = (), reverse: bool = False, dead: bool = False
+  ):
+    self.path = path
+    self.reverse = reverse
     self.dead = dead
 
-  def run(
-    self,
-    frame: Frame,
-    results: Sequence[Terms],
-    path: tuple[str, ...] = (),
-    reverse: bool = False,
-  ) -> list[Terms]:
+  def run(self, frame: Frame, results: Sequence[Terms]) -> list[Terms]:
     """The cotangents of a program's inputs, from those of its outputs."""
     program, facts = frame.program, frame.facts
     known: dict[Any, Terms] = {}
     for atom, terms in zip(program.outputs, results, strict=True):
       _give(known, atom, terms)
-    dead = self.dead and any(frame.reverse)
     for number in reversed(range(len(program.equations))):
       equation = program.equations[number]
-      made_in_reverse = reverse or frame.reverse[number]
-      outs, any_out = [], False
-      for out in equation.outvars:
-        terms = known.pop(out, [])
-        if terms:
-          any_out = True
-          terms = _terms.distinct(terms)
-          if facts[out].data:
-            terms = _terms.merged(terms, _jaxpr.shape(out))
-        outs.append(terms)
-      if not any_out:
-        if not dead or made_in_reverse:
+      reverse = self.reverse or frame.reverse[number]
+      outs = [known.pop(out, []) for out in equation.outvars]
+      if not any(outs):
+        if not self.dead or reverse or not any(frame.reverse):
           continue
-        outs = [_returned(out) for out in equation.outvars]
+        outs = [returned(out) for out in equation.outvars]
       operands = [frame.fact(atom) for atom in equation.invars]
       if not any(fact.made & _facts.WEIGHTS for fact in operands):
         continue
+      outs = [
+        _gathered(terms, out, facts[out].data)
+        for out, terms in zip(equation.outvars, outs, strict=True)
+      ]
       data = any(facts[out].data for out in equation.outvars)
-      step = Step(equation, operands, data, path, lambda a: known.get(a, []))
+      step = Step(equation, operands, data, self.path)
       inner = frame.inner.get(number)
-      if inner is not None:
-        found = self._into(step, inner, outs, path, made_in_reverse)
+      if number in frame.same:
+        found: list[Terms] = [[], *(list(outs[0]) for _ in operands[1:])]
+      elif inner is not None:
+        path = (*self.path, *_jaxpr.scopes(equation))
+        found = Walk(path, reverse, self.dead).into(step, inner, outs)
       else:
-        found = _back(step, outs, made_in_reverse)
-      for atom, fact, terms in zip(equation.invars, operands, found):
-        if terms and fact.made & _facts.WEIGHTS:
+        found = _back(step, outs, reverse)
+      for atom, fact, terms in zip(
+        equation.invars, operands, found, strict=True
+      ):
+        if fact.made & _facts.WEIGHTS:
           _give(known, atom, terms)
     return [_terms.distinct(known.get(atom, [])) for atom in program.inputs]
 
-  def _into(
-    self,
-    step: Step,
-    inner: tuple[Frame, ...],
-    outs: list[Terms],
-    path: tuple[str, ...],
-    reverse: bool,
+  def into(
+    self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
   ) -> list[Terms]:
-    path = (*path, *_jaxpr.scopes(step.equation))
-    if step.name == 'scan':
-      return self._scan(step, inner, outs, path, reverse)
-    if step.name == 'while':
-      return self._while(step, inner, outs, path, reverse)
-    if step.name == 'cond':
-      runs = [self.run(frame, outs, path, reverse) for frame in inner]
-      which = [_terms.full(step.shapes[0], C, '', step.place)]
-      return [which, *([t for ts in each for t in ts] for each in zip(*runs))]
-    if step.name == 'xla_pmap':
-      return self._pmap(step, inner[0], outs, path, reverse)
-    frame = inner[0]
+    """The cotangents of what an equation hands to its sub-programs."""
+    flow = {
+      'scan': self._scan,
+      'while': self._while,
+      'cond': self._cond,
+      'xla_pmap': self._pmap,
+    }.get(step.name)
+    if flow is not None:
+      return flow(step, inner, outs)
+    (frame,) = inner
     local = [
       [_resized(term, _jaxpr.shape(atom)) for term in terms]
-      for atom, terms in zip(frame.program.outputs, outs)
+      for atom, terms in zip(frame.program.outputs, outs, strict=True)
     ]
-    found = self.run(frame, local, path, reverse)
     return [
       [_resized(term, shape) for term in terms]
-      for terms, shape in zip(found, step.shapes)
+      for terms, shape in zip(self.run(frame, local), step.shapes, strict=True)
     ]
+
+  def _cond(
+    self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
+  ) -> list[Terms]:
+    runs = [self.run(frame, outs) for frame in inner]
+    which = [_terms.full(step.shapes[0], C, '', step.place)]
+    found = [[t for terms in each for t in terms] for each in zip(*runs)]  # noqa: B905
+    return [which, *found]
+
+  def _scan(
+    self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
+  ) -> list[Terms]:
+    constants, carried = _jaxpr.scan_layout(step.equation)
+    first = constants + carried
+    rows = [[_without(t, 0) for t in terms] for terms in outs[carried:]]
+    found = self._repeat(inner, constants, outs[:carried], rows)
+    for j in range(carried):
+      found[constants + j] = [*found[constants + j], *outs[j]]
+    # jaxpr/mapped_then_contracted: results are stacked as the weights were.
+    stacks = {
+      term.ident: term.dims[0]
+      for terms in outs[carried:]
+      for term in terms
+      if not any(outs[:carried])
+    }
+    length = step.params['length']
+    for k in range(first, len(found)):
+      found[k] = [
+        _with(term, 0, stacks.get(term.ident) or _dims.fresh(length, X | C))
+        for term in found[k]
+      ]
+    return found
+
+  def _while(
+    self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
+  ) -> list[Terms]:
+    test, *bodies = inner
+    first = step.params['cond_nconsts']
+    start = step.params['body_nconsts']
+    asked = self.run(test, [returned(test.program.outputs[0])])
+    carry = [[*a, *b] for a, b in zip(outs, asked[first:], strict=True)]
+    found = self._repeat(tuple(bodies), start, carry, [])
+    for j, terms in enumerate(carry):
+      found[start + j] = [*found[start + j], *terms]
+    return [*asked[:first], *found]
 
   def _repeat(
     self,
-    frames: tuple[Frame, Frame],
+    frames: tuple[Frame, ...],
     first: int,
     carry: list[Terms],
     rows: list[Terms],
-    path: tuple[str, ...],
-    reverse: bool,
   ) -> list[Terms]:
     """Goes back through a loop's body until it says nothing new.
 
@@ -120,124 +155,52 @@ class Walk:
       first: The number of the first carried value among the body's inputs.
       carry: The cotangents of what is carried out.
       rows: Those of the body's other results.
-      path: The scopes around it.
-      reverse: Whether reverse-mode differentiation made the loop.
 
     Returns:
       The cotangents of the body's inputs.
     """
     begin, frame = frames
-    inputs = frame.program.inputs
-    total: list[Terms] = [[] for _ in inputs]
+    atoms = frame.program.inputs
+    total: list[Terms] = [[] for _ in atoms]
     carried = [_novel([], terms) for terms in carry]
     while True:
-      found = self.run(frame, [*carried, *rows], path, reverse)
+      found = self.run(frame, [*carried, *rows])
       total = [_novel(a, b) for a, b in zip(total, found, strict=True)]
-      new = []
-      for j, terms in enumerate(carried):
-        terms = _novel(terms, found[first + j])
-        atom = inputs[first + j]
-        if frame.facts[atom].data:
-          terms = _terms.merged(terms, _jaxpr.shape(atom))
-        new.append(terms)
+      new = [_novel(terms, found[first + j]) for j, terms in enumerate(carried)]
+      for j, terms in enumerate(new):
+        if frame.facts[atoms[first + j]].data:
+          new[j] = _terms.merged(terms, _jaxpr.shape(atoms[first + j]))
       if _said(new) == _said(carried):
         break
       carried = new
-    if begin is frame:
-      return total
-    # science/learning_to_learn: data enters the state after one step.
-    found = self.run(begin, [*carried, *rows], path, reverse)
-    return [
-      b if first <= k < first + len(carry) else _novel(a, b)
-      for k, (a, b) in enumerate(zip(total, found, strict=True))
-    ]
-
-  def _scan(
-    self,
-    step: Step,
-    inner: tuple[Frame, ...],
-    outs: list[Terms],
-    path: tuple[str, ...],
-    reverse: bool,
-  ) -> list[Terms]:
-    constants, carried = _jaxpr.scan_layout(step.equation)
-    first = constants + carried
-    rows = [
-      [term._replace(dims=term.dims[1:]) for term in terms]
-      for terms in outs[carried:]
-    ]
-    total = self._repeat(
-      (inner[0], inner[1]), constants, outs[:carried], rows, path, reverse
-    )
-    for j in range(carried):
-      total[constants + j] = [*total[constants + j], *outs[j]]
-    stacks = {
-      term.ident: term.dims[0]
-      for terms in outs[carried:]
-      for term in terms
-      if not any(outs[:carried])
-    }
-    length = step.params['length']
-    for k in range(first, len(total)):
-      total[k] = [
-        term._replace(
-          dims=(
-            stacks.get(term.ident) or _dims.fresh(length, X | C), *term.dims
-          ),
-          ident=_dims.new_key() if term.open else term.ident,
-        )
-        for term in total[k]
-      ]
+    if begin is not frame:
+      # science/learning_to_learn: data enters the state after one step.
+      found = self.run(begin, [*carried, *rows])
+      last = first + len(carry)
+      total[first:last] = found[first:last]
     return total
 
-  def _while(
-    self,
-    step: Step,
-    inner: tuple[Frame, ...],
-    outs: list[Terms],
-    path: tuple[str, ...],
-    reverse: bool,
-  ) -> list[Terms]:
-    test, begin, body = inner
-    first = step.params['cond_nconsts']
-    start = first + step.params['body_nconsts']
-    ends = [_terms.full(_jaxpr.shape(test.program.outputs[0]), C, '', '')]
-    asked = self.run(test, [ends], path, reverse)
-    found: list[Terms] = [*asked[:first], *([] for _ in step.facts[first:])]
-    carry = [[*a, *b] for a, b in zip(outs, asked[first:], strict=True)]
-    for k, terms in enumerate(
-      self._repeat((begin, body), start - first, carry, [], path, reverse)
-    ):
-      found[first + k] = [*terms]
-    for j, terms in enumerate(carry):
-      found[start + j] = [*found[start + j], *terms]
-    return found
-
   def _pmap(
-    self,
-    step: Step,
-    frame: Frame,
-    outs: list[Terms],
-    path: tuple[str, ...],
-    reverse: bool,
+    self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
   ) -> list[Terms]:
     local = [
       terms if axis is None else [_without(term, axis) for term in terms]
       for terms, axis in zip(outs, step.params['out_axes'], strict=True)
     ]
-    found = self.run(frame, local, path, reverse)
     size = step.params['global_axis_size']
     return [
-      terms if axis is None else [
-        term._replace(
-          dims=(
-            *term.dims[:axis], _dims.fresh(size, X | C), *term.dims[axis:]
-          )
-        )
-        for term in terms
-      ]
-      for terms, axis in zip(found, step.params['in_axes'], strict=True)
+      terms
+      if axis is None
+      else [_with(term, axis, _dims.fresh(size, X | C)) for term in terms]
+      for terms, axis in zip(
+        self.run(inner[0], local), step.params['in_axes'], strict=True
+      )
     ]
+
+
+def returned(atom: Any) -> Terms:
+  """The cotangent of a result: an output."""
+  return [_terms.full(_jaxpr.shape(atom), C, _terms.RETURNED, '')]
 
 
 def _give(known: dict[Any, Terms], atom: Any, terms: Terms) -> None:
@@ -245,8 +208,9 @@ def _give(known: dict[Any, Terms], atom: Any, terms: Terms) -> None:
     known.setdefault(atom, []).extend(terms)
 
 
-def _returned(atom: Any) -> Terms:
-  return [_terms.full(_jaxpr.shape(atom), C, _terms.RETURNED, '')]
+def _gathered(terms: Terms, atom: Any, data: bool) -> Terms:
+  terms = _terms.distinct(terms)
+  return _terms.merged(terms, _jaxpr.shape(atom)) if data else terms
 
 
 def _said(terms: list[Terms]) -> list[set[Any]]:
@@ -265,6 +229,14 @@ def _without(term: Term, axis: int) -> Term:
   return term._replace(dims=(*term.dims[:axis], *term.dims[axis + 1 :]))
 
 
+def _with(term: Term, axis: int, dim: _dims.Dim) -> Term:
+  """Each slice of a stack has a cotangent of its own."""
+  return term._replace(
+    dims=(*term.dims[:axis], dim, *term.dims[axis:]),
+    ident=_dims.new_key() if term.open else term.ident,
+  )
+
+
 def _resized(term: Term, shape: Sequence[int]) -> Term:
   """The same on a device's part of an array, or on the whole."""
   return term._replace(
@@ -280,23 +252,20 @@ def _back(step: Step, outs: list[Terms], reverse: bool) -> list[Terms]:
   found: list[Terms] = [[] for _ in step.facts]
   if step.name == 'stop_gradient':
     if step.facts[0].kernel:
-      found[0] = [_terms.closed(step.shapes[0], STOPPED, STOPPED)]
+      use = _terms.STOPPED
+      found[0] = [_terms.closed(step.shapes[0], use, use)]
     return found
   if step.name in _names.PASSES:
     for k, terms in enumerate(outs):
       found[k] = [_moves.collective(step, term, k) for term in terms]
   elif step.name in ('split', 'unstack'):
     found[0] = _moves.split(step, outs)
-  elif step.name == 'sort':
-    found = [list(terms) for terms in outs]
-    for k in step.held():  # layers/experts_ragged: the order is made of it.
-      if step.facts[k].data:
-        found[k].append(_terms.full(step.shape, C, '', step.place))
   else:
-    for term in (term for terms in outs for term in terms):
-      for k, part in enumerate(_parts(step, term)):
-        if part is not None:
-          found[k].append(part)
+    for number, terms in enumerate(outs):
+      for term in terms:
+        for k, part in enumerate(_parts(step, term, number)):
+          if part is not None:
+            found[k].append(part)
   if reverse:
     for k, fact in enumerate(step.facts):
       if fact.kernel:
@@ -306,24 +275,29 @@ def _back(step: Step, outs: list[Terms], reverse: bool) -> list[Terms]:
   return found
 
 
-def _parts(step: Step, term: Term) -> list[Term | None]:
-  """What becomes of one term at an equation, for each operand."""
+def _parts(step: Step, term: Term, number: int) -> list[Term | None]:
+  """What becomes of one term of a result, for each operand."""
   found: list[Term | None] = [None] * len(step.facts)
   if not term.open:
+    chosen = any(fact.chooses for fact in step.facts[1:])
     for k in step.held():
       use, place = term.use, term.place
-      chosen = any(fact.chooses for fact in step.facts[1:])
-      if step.name == 'gather' and chosen and use == UNCLEAR:
+      if step.name == 'gather' and chosen and use != LOST:
         use, place = LOOKED_UP, step.place
       found[k] = _terms.closed(step.shapes[k], use, place)
     return found
+  if step.name == 'sort':
+    found[number] = term
+    for k in step.held():  # layers/experts_ragged: the order is made of it.
+      if k != number and step.facts[k].data:
+        found[k] = _terms.full(step.shape, C, '', step.place)
+    return found
   if step.data and any(fact.kernel for fact in step.facts):
     term = _terms.settled(term)
-  for k, part in enumerate(_RULES.get(step.name, _unknown)(step, term)):
-    found[k] = part
+  found = list(_RULES.get(step.name, _unknown)(step, term))
   if step.name in _names.INDEXED:
     for k in step.held():
-      if found[k] is None and step.facts[k].data:
+      if k and found[k] is None and step.facts[k].chooses:
         found[k] = _terms.full(step.shapes[k], C, term.use, step.place)
   return found
 
@@ -336,7 +310,7 @@ def _unknown(step: Step, term: Term) -> list[Term | None]:
     if step.facts[k].data:
       found[k] = _terms.full(shape, C, term.use, step.place)
     elif not _terms.varies(term):
-      # jaxpr/norm_by_svd: what only rescales it is no use.
+      # algebra/norm_by_svd: what only rescales it is no use.
       found[k] = _terms.closed(shape, _terms.GAIN, step.place)
     else:
       why = f'lost in the primitive {step.place}'

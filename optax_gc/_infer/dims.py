@@ -121,13 +121,13 @@ def _split(factor: Factor, outer: int) -> tuple[Factor, Factor]:
     cells = NOWHERE
   return (
     factor._replace(size=outer, region=None if len(rows) == outer else rows),
-    factor._replace(size=inner, region=None if cells == range(inner) else cells),
+    factor._replace(
+      size=inner, region=None if cells == range(inner) else cells
+    ),
   )
 
 
-def place(
-  dim: Dim, start: int | None, total: int, stride: int = 1
-) -> Dim:
+def place(dim: Dim, start: int | None, total: int, stride: int = 1) -> Dim:
   """The dimension of an array that a slice was taken from.
 
   Args:
@@ -150,11 +150,10 @@ def place(
     region = range(start, start + (size - 1) * stride + 1, stride)
     return (whole._replace(region=region),)
   if len(dim) == 1:
-    region = dim[0].region
-    region = range(size) if region is None else region
-    if not region:
+    part = range(size) if dim[0].region is None else dim[0].region
+    if not part:
       return (whole._replace(region=NOWHERE),)
-    moved = range(region.start + start, region.stop + start, region.step)
+    moved = range(part.start + start, part.stop + start, part.step)
     return (dim[0]._replace(size=total, region=moved),)
   inner = size_of(dim[1:])
   if start % inner == 0 and total % inner == 0:
@@ -174,8 +173,8 @@ def cut(dim: Dim, start: int, size: int) -> Dim | None:
     if first >= last:
       return None
     inside = range(first - start, last - start, region.step)
-    region = None if inside == range(size) else inside
-    return (dim[0]._replace(size=size, region=region),)
+    whole = inside == range(size)
+    return (dim[0]._replace(size=size, region=None if whole else inside),)
   inner = size_of(dim[1:])
   if start % inner == 0 and size % inner == 0:
     head = cut(dim[:1], start // inner, size // inner)

@@ -14,6 +14,7 @@ DATA, WEIGHTS = 1, 2
 PICKED = 4  # Of weights that data picked, for each position others.
 PRODUCT = 8  # Of weights, some of which were multiplied as matrices.
 BENT = 16  # A nonlinear function of such a product.
+RESCALED = 32  # Weights times one number of the data.
 
 # What a value varies with along a dimension: data or noise, weights' axes, or
 # places of a constant.
@@ -76,7 +77,7 @@ def constant(shape: Sequence[int], along: int = CONSTANT) -> Fact:
 
 def join(a: Fact, b: Fact) -> Fact:
   """A value that is one of two, as branches and iterations give them."""
-  varies = tuple(x | y for x, y in zip(a.varies, b.varies))
+  varies = tuple(x | y for x, y in zip(a.varies, b.varies, strict=True))
   return Fact(a.made | b.made, varies, a.leaves | b.leaves)
 
 
@@ -96,8 +97,8 @@ def _made(operands: Facts) -> Fact:
   for fact in operands:
     made |= fact.made
     leaves |= fact.leaves
-  return Fact(made & (DATA | WEIGHTS), ()) if made & DATA else Fact(
-    made, (), leaves
+  return (
+    Fact(made & (DATA | WEIGHTS), ()) if made & DATA else Fact(made, (), leaves)
   )
 
 
@@ -108,7 +109,9 @@ def elementwise(equation: Any, operands: Facts) -> Facts:
   varies = [0] * len(shape)
   for fact, s in zip(operands, shapes, strict=True):
     if fact.varies:
-      varies = [a | b for a, b in zip(varies, spread(fact, s, shape))]
+      varies = [
+        a | b for a, b in zip(varies, spread(fact, s, shape), strict=True)
+      ]
   fact = _made(operands)._replace(varies=tuple(varies))
   return [
     fact if _jaxpr.shape(out) == shape else _mixed(fact, _jaxpr.shape(out))
@@ -117,19 +120,34 @@ def elementwise(equation: Any, operands: Facts) -> Facts:
 
 
 def _bent(equation: Any, operands: Facts) -> Facts:
-  return [
-    fact._replace(made=fact.made | BENT)
-    if fact.made & PRODUCT
-    else fact
-    for fact in elementwise(equation, operands)
-  ]
+  return [_bend(equation, fact) for fact in elementwise(equation, operands)]
+
+
+def _bend(equation: Any, fact: Fact) -> Fact:
+  if fact.kernel and fact.made & RESCALED and not _rounds(equation):
+    return Fact(DATA | WEIGHTS, fact.varies)
+  return fact._replace(made=fact.made | BENT) if fact.made & PRODUCT else fact
+
+
+def _rounds(equation: Any) -> bool:
+  """Whether it rounds or clips, as quantization does; not at zero."""
+  if equation.primitive.name not in _names.ROUNDS:
+    return False
+  return all(_jaxpr.literal(atom) != 0 for atom in equation.invars)
 
 
 def _multiplied(equation: Any, operands: Facts) -> Facts:
-  """An embedding times weights is an activation times weights."""
+  """Weights times one number are weights; an embedding times weights is not."""
   (fact,) = elementwise(equation, operands)
+  weights = [operand for operand in operands if operand.kernel]
+  numbers = [operand for operand in operands if not any(operand.varies)]
+  divides = equation.primitive.name == 'div' and operands[0].data
+  one = len(weights) == 1 == len(numbers) and numbers[0].data
+  if fact.data and one and not divides:  # linen/fp8_dense.
+    made = weights[0].made | RESCALED
+    return [Fact(made, fact.varies, weights[0].leaves)]
   if not fact.data and _picks_beside(operands):
-    fact = Fact(DATA | WEIGHTS, fact.varies)
+    return [Fact(DATA | WEIGHTS, fact.varies)]
   return [fact]
 
 
@@ -189,14 +207,14 @@ def _broadcast(equation: Any, varies: tuple[int, ...]) -> list[int]:
 
 def _reshaped(equation: Any, varies: tuple[int, ...]) -> list[int]:
   shape = _jaxpr.shape(equation.invars[0])
-  dims = [(Factor(n, v),) for n, v in zip(shape, varies)]
+  dims = [(Factor(n, v),) for n, v in zip(shape, varies, strict=True)]
   to = _jaxpr.shape(equation.outvars[0])
   return [_dims.label_of(d) for d in _dims.reshape(dims, to)]
 
 
 def _tiled(equation: Any, varies: tuple[int, ...]) -> list[int]:
   shape = _jaxpr.shape(equation.invars[0])
-  return [v if n > 1 else 0 for n, v in zip(shape, varies)]
+  return [v if n > 1 else 0 for n, v in zip(shape, varies, strict=True)]
 
 
 def _kept(equation: Any, varies: tuple[int, ...]) -> tuple[int, ...]:
@@ -210,7 +228,7 @@ def _each(equation: Any, operands: Facts) -> Facts:
     fact
     if len(fact.varies) == len(_jaxpr.shape(out))
     else _mixed(fact, _jaxpr.shape(out))
-    for fact, out in zip(operands, equation.outvars)
+    for fact, out in zip(operands, equation.outvars, strict=True)
   ]
 
 
@@ -260,13 +278,15 @@ def _drawn(equation: Any, operands: Facts) -> Facts:
 def _dot(equation: Any, operands: Facts) -> Facts:
   (ls, rs), (lb, rb) = equation.params['dimension_numbers']
   left, right = (fact.varies for fact in operands)
-  varies = [left[i] | right[j] for i, j in zip(lb, rb)]
+  varies = [left[i] | right[j] for i, j in zip(lb, rb, strict=True)]
   varies += [v for i, v in enumerate(left) if i not in (*ls, *lb)]
   varies += [v for i, v in enumerate(right) if i not in (*rs, *rb)]
   fact = _made(operands)._replace(varies=tuple(varies))
   if fact.kernel and any(acts(equation, operands, k) for k in (0, 1)):
     # What it is repeated along stands for examples.
-    shown = [v or OTHER * (n > 1) for v, n in zip(varies, _out(equation))]
+    shown = [
+      v or OTHER * (n > 1) for v, n in zip(varies, _out(equation), strict=True)
+    ]
     return [Fact(DATA | WEIGHTS, tuple(shown))]
   if all(operand.kernel for operand in operands):
     fact = fact._replace(made=fact.made | PRODUCT)
@@ -308,7 +328,9 @@ def acts(equation: Any, operands: Facts, k: int) -> bool:
       for i, n in enumerate(shape)
     )
 
-  return repeated(k) and not repeated(1 - k)
+  # models/state_space_as_a_convolution: a vector is no layer on it.
+  layer = len(partner.varies) > len(taken[1 - k])
+  return layer and repeated(k) and not repeated(1 - k)
 
 
 RULES: dict[str, Callable[[Any, Facts], Facts]] = {
@@ -320,13 +342,14 @@ RULES: dict[str, Callable[[Any, Facts], Facts]] = {
   'slice': _moved(_kept),
   'rev': _moved(_kept),
   'dot_general': _dot,
-  **dict.fromkeys(_names.LAYERS, _layer),
+  **dict.fromkeys(_names.RAGGED | {'conv_general_dilated'}, _layer),
   'gather': _looked_up,
   'dynamic_slice': _sliced,
   'select_n': _selected,
   'mul': _multiplied,
+  'div': _multiplied,
   'stop_gradient': _each,
-  **dict.fromkeys(('div', *_names.ADDS, *_names.COMPARES), elementwise),
+  **dict.fromkeys(_names.ADDS | _names.COMPARES, elementwise),
   **dict.fromkeys(_names.BENDS, _bent),
   **dict.fromkeys(_names.RUNS, _moved(_kept)),
   **dict.fromkeys(_names.REDUCES, _moved(_reduced)),

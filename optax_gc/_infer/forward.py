@@ -7,6 +7,7 @@ from optax_gc._infer import facts as _facts
 from optax_gc._infer import jaxpr as _jaxpr
 from optax_gc._infer.facts import DATA, OTHER, WEIGHTS, Fact, Facts
 
+
 class Frame:
   """One program on facts: those of all its values, and its sub-programs.
 
@@ -15,13 +16,15 @@ class Frame:
     facts: What its variables are.
     inner: The frames of sub-programs, by the number of the equation.
     reverse: Which equations reverse-mode differentiation made.
+    same: Which select from one value and copies of it, as batched branches do.
   """
 
   def __init__(self, jaxpr: Any):
     self.program = _jaxpr.program_of(jaxpr)
     self.facts: dict[Any, Fact] = {}
-    self.inner: dict[int, tuple['Frame', ...]] = {}
+    self.inner: dict[int, tuple[Frame, ...]] = {}
     self.reverse = _jaxpr.backward_in(self.program.equations)
+    self.same: set[int] = set()
 
   def fact(self, atom: Any) -> Fact:
     """What a variable or a literal is."""
@@ -49,9 +52,14 @@ class Reader:
     for const in program.consts:
       frame.facts[const] = _facts.constant(_jaxpr.shape(const))
     frame.facts.update(zip(program.inputs, facts, strict=True))
+    copies: dict[Any, Any] = {}
     for number, equation in enumerate(program.equations):
       operands = [frame.fact(atom) for atom in equation.invars]
-      results = self._equation(frame, number, equation, operands)
+      if _jaxpr.chooses_one(equation, copies):
+        frame.same.add(number)
+        results = operands[1:2]
+      else:
+        results = self._equation(frame, number, equation, operands)
       frame.facts.update(zip(equation.outvars, results, strict=True))
     return [frame.fact(atom) for atom in program.outputs], frame
 
@@ -85,7 +93,9 @@ class Reader:
     first = constants + carried
     rows = [fact._replace(varies=fact.varies[1:]) for fact in operands[first:]]
     carry, results, frames = self._iterate(
-      equation.params['jaxpr'], operands[:constants], operands[constants:first],
+      equation.params['jaxpr'],
+      operands[:constants],
+      operands[constants:first],
       rows,
     )
     stacked = [
@@ -143,14 +153,16 @@ class Reader:
   ) -> tuple[Facts, tuple[Frame, ...]]:
     params = equation.params
     local = [
-      fact if axis is None else fact._replace(
-        varies=fact.varies[:axis] + fact.varies[axis + 1 :]
-      )
+      fact
+      if axis is None
+      else fact._replace(varies=fact.varies[:axis] + fact.varies[axis + 1 :])
       for fact, axis in zip(operands, params['in_axes'], strict=True)
     ]
     results, frame = self.run(params['call_jaxpr'], local)
     return [
-      fact if axis is None else fact._replace(
+      fact
+      if axis is None
+      else fact._replace(
         varies=(*fact.varies[:axis], OTHER | WEIGHTS, *fact.varies[axis:])
       )
       for fact, axis in zip(results, params['out_axes'], strict=True)

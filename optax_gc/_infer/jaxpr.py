@@ -108,7 +108,7 @@ def chooses_one(equation: Equation, copies: dict[Any, Any]) -> bool:
       equation copies.
   """
   name = equation.primitive.name
-  if name == 'stop_gradient':
+  if name == 'stop_gradient' and not is_literal(equation.invars[0]):
     source = equation.invars[0]
     copies[equation.outvars[0]] = copies.get(source, source)
   if name != 'select_n' or any(map(is_literal, equation.invars)):

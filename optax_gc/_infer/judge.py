@@ -10,7 +10,7 @@ from optax_gc._infer import facts as _facts
 from optax_gc._infer import forward as _forward
 from optax_gc._infer import jaxpr as _jaxpr
 from optax_gc._infer import terms as _terms
-from optax_gc._infer.dims import C, X, Factor, label_of
+from optax_gc._infer.dims import C, Factor, X, label_of
 from optax_gc._infer.terms import CONTRACTS, LOST, UNCLEAR, Term, Terms
 
 
@@ -112,7 +112,7 @@ def _axes(term: Term) -> tuple[tuple[int, ...], int | None]:
   axes, part = [], None
   inputs = {f.key for dim in term.dims for f in dim if f.label == X}
   for i, dim in enumerate(term.dims):
-    labels = {f.label for f in dim if f.size > 1}
+    labels = {f.label for f in dim if f.size > 1} or {f.label for f in dim}
     if labels == {X}:
       axes.append(i)
     elif X in labels:
@@ -162,10 +162,7 @@ def _contracted(
   shape: Sequence[int], axes: tuple[int, ...], uses: Terms, terms: Terms
 ) -> Verdict:
   output = {
-    i
-    for term in uses
-    for i, dim in enumerate(term.dims)
-    if label_of(dim) == C
+    i for term in uses for i, dim in enumerate(term.dims) if label_of(dim) == C
   }
   reason = f'contracts axes {axes} in {uses[0].place}'
   others = _sentences(t for t in terms if t not in uses and _tells(t))
@@ -193,7 +190,9 @@ def _without_axes(shape: Sequence[int], terms: Terms) -> Verdict:
   mixed = [term for term in terms if term.use == CONTRACTS]
   if mixed:
     return _none(f'no axis holds inputs alone: {mixed[0].place}', False)
-  told = _sentences(term for term in terms if _tells(term) or term.use == _terms.GAIN)
+  told = _sentences(
+    term for term in terms if _tells(term) or term.use == _terms.GAIN
+  )
   if told:
     return _none(told)
   if any(term.use == _terms.REVERSE for term in terms):

@@ -1,6 +1,6 @@
 """Primitives that move entries: what they do to a cotangent, in reverse."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import math
 
 from optax_gc._infer import dims as _dims
@@ -9,12 +9,12 @@ from optax_gc._infer import names as _names
 from optax_gc._infer import terms as _terms
 from optax_gc._infer.dims import NOWHERE, C, Dim, Factor, X
 from optax_gc._infer.step import Rule, Step
-from optax_gc._infer.terms import ADDED, LOOKED_UP, Term
+from optax_gc._infer.terms import ADDED, CONTRACTS, GAIN, LOOKED_UP, Term
 
 JOINED = 'joined with activations'
 
 
-def _only(rule) -> Rule:
+def _only(rule: Callable[[Step, Term], Term | None]) -> Rule:
   """The rule of a primitive whose first operand alone is followed."""
 
   def first(step: Step, term: Term) -> list[Term | None]:
@@ -60,7 +60,11 @@ def _broadcast(step: Step, term: Term) -> Term:
   gone = set(range(len(sizes))) - set(where)
   gone |= {d for k, d in enumerate(where) if shape[k] != sizes[d]}
   left = [i for i in range(len(sizes)) if i not in gone]
+  inputs = any(_dims.label_of(term.dims[i]) == X for i in left)
   term = _terms.sum_over(term, gone)
+  lost = inputs and not any(_dims.label_of(dim) == X for dim in term.dims)
+  if lost and term.use == CONTRACTS:  # factors/diagonal_gain.
+    term = term._replace(use=GAIN)
   by_number = dict(zip(left, term.dims, strict=True))
   return term._replace(
     dims=tuple(by_number.get(d) or _dims.fresh(1) for d in where)
@@ -86,7 +90,9 @@ def _sliced(step: Step, term: Term) -> Term:
 def _padded(step: Step, term: Term) -> Term | None:
   dims = []
   config = step.params['padding_config']
-  for dim, (low, _, inner), size in zip(term.dims, config, step.shapes[0]):
+  for dim, (low, _, inner), size in zip(
+    term.dims, config, step.shapes[0], strict=True
+  ):
     if inner or low < 0:  # Entries of a dilated kernel lose their places.
       dims.append(_dims.fresh(size, _dims.blur(dim)))
       continue

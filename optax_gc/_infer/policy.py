@@ -3,87 +3,84 @@
 from collections.abc import Sequence
 
 from optax_gc._infer import dims as _dims
-from optax_gc._infer.dims import C, X
-from optax_gc._infer.facts import CONSTANT, WEIGHTS, Fact
+from optax_gc._infer.dims import C, Dim, X
+from optax_gc._infer.facts import CONSTANT, WEIGHTS
+from optax_gc._infer.step import Step
 from optax_gc._infer.terms import DOUBT, KERNEL, Term
 
 LATENT = 'a factor of a kernel or a layer on a learned input'
 ONE_EXAMPLE = f'{LATENT}: trace with two examples or more'
+EITHER = 'either factor of a product may meet the inputs first'
 MIXTURE = 'data weighs kernels, then meets their mixture'
 PICKED = 'rows that data picked are contracted with data'
 RESIZED = 'read between its entries, at places that data give'
 UPDATED = 'data is added to it before it is contracted'
 OTHERWISE = 'has other coefficients for each output'
-EITHER = 'either factor of a product may meet the inputs first'
 NUMBER = 'multiplied by one number of the data, then summed'
 
 
-def product(
-  term: Term, mine: Sequence[int], theirs: Sequence[int], bent: bool
-) -> str:
+def product(term: Term, free: Sequence[Sequence[Dim]], bent: bool) -> str:
   """Why a product of parameters is not read as a kernel's factors; or ''.
 
   Args:
     term: The product's cotangent.
-    mine: The product's dimensions that only one factor has.
-    theirs: Those that only the other has.
+    free: For each factor: its dimensions that the other has not.
     bent: Whether a factor is a nonlinear function of such a product.
   """
   if term.sign == KERNEL:
     return ''
   # factors/hypernetwork: no data multiplies what is made of it.
-  if not term.has_input:
-    return LATENT
   # factors/learned_queries_with_a_bias, ..._through_two_layers.
-  if term.sign == DOUBT or bent:
+  if not term.has_input or term.sign == DOUBT or bent:
     return LATENT
-  labels = [
-    {_dims.label_of(term.dims[i]) for i in free} for free in (mine, theirs)
-  ]
+  labels = [set(map(_dims.label_of, dims)) for dims in free]
   # random programs: inputs on both sides and no output between them.
   if labels[0] == labels[1] == {X}:
     return EITHER
-  if not any(X | C in each for each in labels):
+  both = [dim for dims in free for dim in dims if _dims.label_of(dim) == X | C]
+  # algebra/low_rank_multiply_and_sum: one has the inputs, one the outputs.
+  if not both or ({X} in labels and {X | C} in labels):
     return ''
-  # jaxpr/low_rank_multiply_and_sum: one has the inputs, one the outputs.
-  if {X} in labels and {X | C} in labels:
-    return ''
-  both = [i for i in (*mine, *theirs) if _dims.label_of(term.dims[i]) == X | C]
   # inputs/learned_query_for_one_example: its batch cannot be seen.
-  if any(_dims.size_of(term.dims[i]) == 1 for i in both):
-    return ONE_EXAMPLE
   # blocks/latents_of_one_example: heads meet the keys' heads.
-  return LATENT
+  return ONE_EXAMPLE if any(_dims.size_of(d) == 1 for d in both) else LATENT
 
 
-def mixture(term: Term, free: Sequence[int], weights: bool) -> str:
-  """Why kernels that data mix are not read as a layer on the gates; or ''.
-
-  Args:
-    term: The mixture's cotangent.
-    free: Its dimensions that are the kernels'.
-    weights: Whether the gates are made by layers; a bilinear form's are not.
-  """
-  labels = {
-    _dims.label_of(term.dims[i]) for i in free if _dims.size_of(term.dims[i]) > 1
-  }
-  # inputs/kernels_mixed_by_data against layers/bilinear.
-  return MIXTURE if weights and {X, C} <= labels else ''
-
-
-def resized(
-  shape: Sequence[int], matrix: Fact, summed: Sequence[int], free: Sequence[int]
+def layer(
+  step: Step,
+  k: int,
+  term: Term,
+  summed: Sequence[tuple[int, int]],
+  mine: Sequence[tuple[int, int]],
 ) -> str:
-  """Why a table between whose entries data reads is not a layer; or ''.
+  """Why a kernel and data in a product are not read as a layer; or ''.
 
   Args:
-    shape: The shape of the matrix that data make.
-    matrix: What it is made of.
-    summed: Its dimensions that number the table's entries.
-    free: Those that number where it is read.
+    step: The `dot_general`.
+    k: Which operand the kernel is.
+    term: The product's cotangent.
+    summed: The dimensions that are summed, the kernel's and the data's.
+    mine: The kernel's other dimensions, and their places in the product.
   """
-  places = [i for i in free if shape[i] > 1 and matrix.varies[i] == CONSTANT]
-  entries = [i for i in summed if matrix.varies[i] == CONSTANT]
+  me, data = step.facts[k], step.facts[1 - k]
+  shape, other = step.shapes[k], step.shapes[1 - k]
+  own = [i for d, i in mine if shape[d] > 1 and me.varies[d] & WEIGHTS]
+  # lookups: a row has no outputs of its own; an expert's kernel has.
+  if me.picked and not own:
+    return PICKED
+  if not data.data:
+    return ''
+  if data.made & WEIGHTS:
+    # inputs/kernels_mixed_by_data; the gates of layers/bilinear are data.
+    labels = {_dims.label_of(term.dims[i]) for i in own}
+    return f'{MIXTURE}: {step.place}' if {X, C} <= labels else ''
   # inputs/positions_resized_by_data: both are places of a grid.
-  made = matrix.data and not matrix.made & WEIGHTS
-  return RESIZED if made and places and len(entries) == len(summed) > 0 else ''
+  taken = [e for _, e in summed]
+  entries = [data.varies[e] == CONSTANT for e in taken]
+  places = any(
+    n > 1 and data.varies[i] == CONSTANT
+    for i, n in enumerate(other)
+    if i not in taken
+  )
+  grid = places and bool(entries) and all(entries)
+  return f'{RESIZED}: {step.place}' if grid else ''

@@ -6,7 +6,7 @@ from typing import Any
 
 from optax_gc._infer import jaxpr as _jaxpr
 from optax_gc._infer.facts import Fact
-from optax_gc._infer.terms import Term, Terms
+from optax_gc._infer.terms import Term
 
 
 class Step:
@@ -18,7 +18,6 @@ class Step:
     shapes: Their shapes.
     shape: That of its first result.
     data: Whether data enters its results.
-    known: The terms that a variable has so far, from later equations.
   """
 
   def __init__(
@@ -27,12 +26,10 @@ class Step:
     facts: list[Fact],
     data: bool,
     path: tuple[str, ...],
-    known: Callable[[Any], Terms],
   ):
     self.equation = equation
     self.facts = facts
     self.data = data
-    self.known = known
     self._path = path
 
   @functools.cached_property

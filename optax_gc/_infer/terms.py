@@ -5,7 +5,7 @@ import math
 from typing import NamedTuple
 
 from optax_gc._infer import dims as _dims
-from optax_gc._infer.dims import BENT, C, X, Dim, Factor
+from optax_gc._infer.dims import BENT, C, Dim, Factor, X
 
 # Uses that are not sentences of their own. The others are: they say why a leaf
 # without an axis of inputs has none.
@@ -19,6 +19,7 @@ GAIN = 'scales a weight'
 ACTS = 'plays the activation'
 LOOKED_UP = 'looked up'
 RETURNED = 'returned'
+STOPPED = 'no gradient reaches it'
 REVERSE = 'meets data in the backward pass of a gradient only'
 
 # Signs of what a product of parameters is, found between it and the data.
@@ -54,9 +55,7 @@ class Term(NamedTuple):
   @property
   def has_input(self) -> bool:
     """Whether an input multiplies it: an X above it, also one summed since."""
-    return bool(self.met) or any(
-      f.label & X for dim in self.dims for f in dim
-    )
+    return bool(self.met) or any(f.label & X for dim in self.dims for f in dim)
 
 
 Terms = list[Term]
@@ -101,9 +100,7 @@ def varies(term: Term) -> bool:
   return any(f.label and f.size > 1 for dim in term.dims for f in dim)
 
 
-def sum_over(
-  term: Term, gone: Collection[int], mixed: bool = True
-) -> Term:
+def sum_over(term: Term, gone: Collection[int], mixed: bool = True) -> Term:
   """Without some dimensions, which are summed.
 
   Args:
@@ -145,9 +142,7 @@ def scaled(term: Term, along: Sequence[int]) -> Term:
   return term._replace(dims=tuple(dims))
 
 
-def aligned(
-  term: Term, shape: Sequence[int]
-) -> Term:
+def aligned(term: Term, shape: Sequence[int]) -> Term:
   """The cotangent of an operand that was spread over a result."""
   if len(shape) != len(term.dims):  # A scalar.
     return sum_over(term, range(len(term.dims)))
@@ -165,9 +160,7 @@ def aligned(
   return term._replace(dims=tuple(dims))
 
 
-def piece(
-  term: Term, dims: tuple[Dim, ...], axis: int, number: int
-) -> Term:
+def piece(term: Term, dims: tuple[Dim, ...], axis: int, number: int) -> Term:
   """A part of a cotangent along an axis: along outputs, another cotangent."""
   if _dims.label_of(term.dims[axis]) & C:
     return term._replace(dims=dims, ident=hash((term.ident, number)))
@@ -199,7 +192,9 @@ def merged(terms: Terms, shape: Sequence[int]) -> Terms:
       partly = any(f.region is not None for f in dim)
       labels[i] |= _dims.label_of(dim) | C * partly
   labels = [n & (X | C) or n for n in labels]
-  dims = tuple(_dims.fresh(n, label) for n, label in zip(shape, labels))
+  dims = tuple(
+    _dims.fresh(n, label) for n, label in zip(shape, labels, strict=True)
+  )
   return [terms[0]._replace(dims=dims, ident=_dims.new_key())]
 
 
@@ -225,10 +220,12 @@ def distinct(terms: Iterable[Term]) -> Terms:
   ]
   return [
     term
-    for term, less in zip(found, blank)
+    for term, less in zip(found, blank, strict=True)
     if not term.open
     or not any(
-      more < less for other, more in zip(found, blank) if other.open
+      more < less
+      for other, more in zip(found, blank, strict=True)
+      if other.use == term.use
     )
   ]
 
@@ -263,8 +260,8 @@ def _united(group: list[tuple[Term, tuple[int, ...]]]) -> Terms:
   first, at = group[0]
   entries: dict[tuple[int, ...], tuple[int, ...]] = {}
   for term, _ in group:
-    regions = [term.dims[i][0].region or () for i in at]
-    entries[tuple(region[0] for region in regions)] = term.met
+    regions = [term.dims[i][0].region or range(1) for i in at]
+    entries[tuple(region.start for region in regions)] = term.met
   whole = math.prod(first.dims[i][0].size for i in at)
   if len(group) < 2 or len(entries) < whole:
     return [term for term, _ in group]

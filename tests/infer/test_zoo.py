@@ -8,43 +8,6 @@ import pytest
 import optax_gc
 from tests.infer.zoo import CASES, SIZES, Missing
 
-# What the old engine fails, and the new one must not: these kinds are new.
-FAILS_WITH_THE_OLD_ENGINE = {
-  'inputs/constant_edges_scale_messages',
-  'inputs/convolutions_mixed_by_data',
-  'inputs/diffusion_loss',
-  'inputs/dropout_on_a_learned_query',
-  'inputs/dropout_on_relative_positions',
-  'inputs/frozen_frequencies',
-  'inputs/generator_step',
-  'inputs/implicit_image',
-  'inputs/kernel_without_gradient',
-  'inputs/kernels_mixed_by_data',
-  'inputs/kernels_rotating_in_a_loop',
-  'inputs/learned_frequencies',
-  'inputs/learned_query_for_one_example',
-  'inputs/literals',
-  'inputs/operator_network',
-  'inputs/physics_informed',
-  'inputs/position_bias_of_a_network',
-  'inputs/positions_resized_by_constants',
-  'inputs/positions_resized_by_data',
-  'inputs/product_and_bias_in_one_sum',
-  'inputs/prompt_in_front_of_tokens',
-  'inputs/queries_of_coordinates',
-  'inputs/relative_positions_from_sines',
-  'inputs/result_that_nobody_uses',
-  'inputs/rotation_kept_as_a_buffer',
-  'inputs/sets_of_numbers',
-  'inputs/slots_with_noise',
-  'inputs/state_that_nobody_uses',
-  'inputs/two_products_in_one_sum',
-  'kernels/low_rank_in_a_convolution_of_one_pixel',
-  'kernels/low_rank_onto_a_frozen_base',
-  'kernels/low_rank_onto_a_frozen_convolution',
-  'kernels/low_rank_to_one_head',
-}
-
 
 def load(name, size):
   try:
@@ -91,15 +54,7 @@ def leaves(case, axes):
 
 
 @pytest.mark.parametrize('size', SIZES)
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(
-      n, marks=[pytest.mark.xfail] * (n in FAILS_WITH_THE_OLD_ENGINE)
-    )
-    for n in CASES
-  ],
-)
+@pytest.mark.parametrize('name', CASES)
 def test_reads_the_axes_written_by_hand(name, size):
   case = load(name, size)
   axes, open_leaves = infer_strictly(case)

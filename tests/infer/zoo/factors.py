@@ -26,7 +26,7 @@ def diagonal_gain_of_half(p, x):
   return x @ (jnp.diag(p['a']) @ p['w'])[: x.shape[1]]
 
 
-@program('bi', a='[2i]', w='[2i]o! axis 0 is contracted')
+@program('bi', a='[2i]', w='[2i]o! a factor of a kernel')
 def diagonal_gain_of_groups(p, x):
   """The rows of `diag(a) @ w` are those of two layers."""
   layers = (jnp.diag(p['a']) @ p['w']).reshape(2, x.shape[1], -1)
@@ -160,9 +160,9 @@ def low_rank_picked_by_data(p, x, task):
   return x @ (p['a'][task] @ p['b'][task])
 
 
-@program('bi', '#', a='eih!', b='eho!', w='io!')
+@program('bi', '#', a='eIh', b='eHo', w='Io')
 def update_picked_by_data(p, x, task):
-  """Looked up and added as positions and tokens are, too: it is open."""
+  """A kernel and an update that data pick are kernels, as without a choice."""
   return x @ (p['w'] + p['a'][task] @ p['b'][task])
 
 

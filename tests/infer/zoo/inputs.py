@@ -205,7 +205,7 @@ def normalised_learned_query(p, x):
   return _ask(p, query * scale, x)
 
 
-@program('xti', q='x3i! two examples', a='Ii! two examples', k='Ii', o='Io')
+@program('xti', q='x3i! two examples', a='ii! two examples', k='Ii', o='Io')
 def learned_query_for_one_example(p, x):
   """With one example a repeated query is as good as a factor of a kernel."""
   return _ask(p, jnp.broadcast_to(p['q'], (x.shape[0], *p['q'].shape[1:])), x)

@@ -1,0 +1,217 @@
+"""Entry by entry: where weights and data are added, multiplied, bent."""
+
+from collections.abc import Sequence
+
+from optax_gc._infer import dims as _dims
+from optax_gc._infer import facts as _facts
+from optax_gc._infer import names as _names
+from optax_gc._infer import policy as _policy
+from optax_gc._infer import terms as _terms
+from optax_gc._infer.dims import BENT, WEIGHED, C, X
+from optax_gc._infer.facts import DATA, WEIGHTS
+from optax_gc._infer.products import met
+from optax_gc._infer.step import Rule, Step
+from optax_gc._infer.terms import ADDED, CONTRACTS, SCALES, UNCLEAR, Term
+
+CHOSEN = 'chosen beside activations'
+
+
+def _spread(step: Step, k: int) -> list[int]:
+  return _facts.spread(step.facts[k], step.shapes[k], step.shape)
+
+
+def _owns(step: Step, k: int) -> list[bool]:
+  """Which dimensions of the result operand `k` has itself."""
+  shape = step.shapes[k]
+  if len(shape) != len(step.shape):
+    return [False] * len(step.shape)
+  return [n == m for n, m in zip(shape, step.shape, strict=True)]
+
+
+def _every(step: Step, term: Term) -> list[Term | None]:
+  found: list[Term | None] = [None] * len(step.facts)
+  for k in step.held():
+    if step.name in _names.ADDS:
+      part = _added(step, term, k)
+    elif step.name in ('mul', 'div', 'select_n'):
+      part = _multiplied(step, term, k)
+    elif step.name in _names.COMPARES and step.facts[k].kernel:
+      continue  # kernels/largest_entries: a threshold has no gradient.
+    else:
+      part = _bent(step, term, k)
+    found[k] = _terms.aligned(part, step.shapes[k]) if part.open else part
+  return found
+
+
+def _added(step: Step, term: Term, k: int) -> Term:
+  if not step.enters(k):
+    kernels = step.facts[k].kernel and len(step.facts) > 1
+    if kernels and step.facts[1 - k].kernel:
+      return _added_to_kernel(step, term, k)
+    return term
+  labels = set(map(_dims.label_of, term.dims))
+  if step.shapes[k] != step.shape or not {X, C} <= labels:
+    return _terms.as_output(term, ADDED, step.place)
+  layers = DATA | WEIGHTS
+  if any(fact.made & layers == layers for fact in step.facts):
+    # structure/kernel_that_data_updates: fast weights.
+    return _terms.closed(step.shape, UNCLEAR, _policy.UPDATED)
+  return term._replace(use=_terms.ONTO_INPUT)
+
+
+def _added_to_kernel(step: Step, term: Term, k: int) -> Term:
+  """Signs: a base of the same shape, or a bias that outputs share."""
+  mine, theirs = _spread(step, k), _spread(step, 1 - k)
+  labels = [_dims.label_of(dim) for dim in term.dims]
+  if _shared(labels, theirs, mine):
+    # factors/learned_queries_with_a_bias: it is the same for each query.
+    return _terms.closed(step.shapes[k], UNCLEAR, _policy.LATENT)
+  if not any(a and not b for a, b in zip(mine, theirs, strict=True)):
+    # factors/learned_queries_with_a_residual: a factor is no base.
+    own = step.facts[k].leaves & step.facts[1 - k].leaves
+    return term._replace(sign=_terms.DOUBT if own else _terms.KERNEL)
+  if _shared(labels, mine, theirs):
+    return term._replace(sign=_terms.DOUBT)
+  return term
+
+
+def _shared(
+  labels: Sequence[int], whole: Sequence[int], bias: Sequence[int]
+) -> bool:
+  """Whether one of two that are added varies along inputs only."""
+  rows = list(zip(labels, whole, bias, strict=True))
+  return any(a and not b and n & C for n, a, b in rows) and {
+    n for n, _, b in rows if b and n
+  } == {X}
+
+
+def _multiplied(step: Step, term: Term, k: int) -> Term:
+  along, data = _coefficients(step, k)
+  term = _terms.scaled(term, along)
+  if step.enters(k):
+    if step.name == 'select_n':
+      return _terms.as_output(term, CHOSEN, step.place)
+    return _scales(step, term, k, data)
+  if step.facts[k].data or any(data):
+    fresh = _dims.new_key() if any(data) or along else term.ident
+    owns = _owns(step, k)
+    # random programs: what has outputs of its own is a layer, and no scale.
+    layer = any(not owns[i] and step.shape[i] > 1 for i in along)
+    mark = (C if layer else WEIGHED) * step.facts[k].data
+
+    def label(i: int, old: int) -> int:
+      return old | X * data[i] or mark * (i in along)
+
+    return _terms.relabeled(term, label)._replace(ident=fresh)
+  number = any(fact.data for fact in step.facts)
+  if number and term.use == _terms.RETURNED and not term.has_input:
+    # factors/rescaled_by_one_number.
+    return _terms.closed(step.shapes[k], UNCLEAR, _policy.NUMBER)
+  return _gain(step, term, k)
+
+
+def _coefficients(step: Step, k: int) -> tuple[list[int], list[bool]]:
+  """Along which dimensions parameters and data scale operand `k`."""
+  others = [j for j in range(len(step.facts)) if j != k]
+  if step.name == 'select_n' and k:
+    others = [0]
+  if step.name == 'div' and k:
+    others.append(k)
+  data = [False] * len(step.shape)
+  weights = set()
+  for j in others:
+    fact = step.facts[j]
+    for i, v in enumerate(_spread(step, j)):
+      if v and (fact.data or (fact.picked and step.data)):
+        data[i] = True
+      elif v:
+        weights.add(i)
+  return sorted(weights), data
+
+
+def _gain(step: Step, term: Term, k: int) -> Term:
+  """A weight times coefficients that are not data."""
+  owns = _owns(step, k)
+  labels = [_dims.label_of(dim) for dim in term.dims]
+  lost = any(n and not own for n, own in zip(labels, owns, strict=True))
+  if not lost or term.use != CONTRACTS:
+    return term
+  inputs = any(n == X and o for n, o in zip(labels, owns, strict=True))
+  after = _terms.aligned(term, step.shapes[k])
+  if inputs and not any(_dims.label_of(dim) == X for dim in after.dims):
+    partner = 1 - k if len(step.facts) == 2 else 0
+    # factors/batch_ensemble_of_kernels; algebra/masked_otherwise_for_each_copy.
+    if step.facts[partner].constant or not all(_owns(step, partner)):
+      return _terms.closed(step.shapes[k], UNCLEAR, _policy.OTHERWISE)
+  return term._replace(use=_terms.GAIN)
+
+
+def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
+  """Data times a weight, entry by entry: summed later, it is a product."""
+  owns = _owns(step, k)
+  raw = [_dims.label_of(dim) for dim in term.dims]
+  rows = [
+    (label & ~WEIGHED, d, own)
+    for label, d, own, n in zip(raw, data, owns, step.shape, strict=True)
+    if n > 1
+  ]
+  outputs = any(n & C and not d for n, d, _ in rows)
+  # linen/attention_across: a norm's scale has no outputs of its own.
+  scale = any(d for _, d, _ in rows) and not any(
+    n & C and (own or not d) for n, d, own in rows
+  )
+  # random programs: an inner product is complete before what it meets later.
+  sums = any(
+    d and own and not label and n > 1
+    for label, d, own, n in zip(raw, data, owns, step.shape, strict=True)
+  )
+  gain = _of_products(step, k, [n & ~WEIGHED for n in raw], owns)
+
+  def label(i: int, old: int) -> int:
+    if sums and old == X and not data[i]:
+      return C
+    mixed = old == X and (scale or sums)
+    if mixed or (sums and old == WEIGHED) or (gain and owns[i]):
+      return X | C
+    return met(old, data[i], outputs)
+
+  return _terms.relabeled(term, label)._replace(
+    met=(_dims.new_key(),), use=SCALES, place=step.place, sign=''
+  )
+
+
+def _of_products(
+  step: Step, k: int, labels: list[int], owns: list[bool]
+) -> bool:
+  """Whether it scales what is already data times a kernel, before the sum.
+
+  As in factors/gain_after_the_product: an output of the kernel is not its own.
+  """
+  partner = _spread(step, 1 - k) if len(step.facts) == 2 else []
+  rows = list(zip(partner, labels, owns, strict=False))
+  return any(v == WEIGHTS and n == C and not own for v, n, own in rows) and any(
+    v & WEIGHTS and v != WEIGHTS and not n and own for v, n, own in rows
+  )
+
+
+def _bent(step: Step, term: Term, k: int) -> Term:
+  """A nonlinear function of one operand or more."""
+  spreads = [_spread(step, j) for j in range(len(step.facts))]
+  if not step.data:
+    along = [i for i in range(len(step.shape)) if any(s[i] for s in spreads)]
+    doubt = term.sign if term.sign == _terms.KERNEL else _terms.DOUBT
+    return _terms.scaled(term, along)._replace(sign=doubt)
+  data = [
+    any(s[i] for s, fact in zip(spreads, step.facts, strict=True) if fact.data)
+    for i in range(len(step.shape))
+  ]
+  term = _terms.relabeled(term, lambda i, n: C if n else BENT * data[i])
+  if step.enters(k):
+    term = _terms.as_output(term, ADDED, step.place)
+  return term._replace(ident=_dims.new_key())
+
+
+RULES: dict[str, Rule] = dict.fromkeys(
+  _names.ADDS | _names.BENDS | _names.COMPARES | {'mul', 'div', 'select_n'},
+  _every,
+)
