@@ -65,6 +65,13 @@ class Nnx(nnx.Module):
     return self.out(self.drop(self.norm(self.dense(x))))
 
 
+pytrees = pytest.mark.skipif(
+  jax.tree.leaves(Nnx())[0].__class__ is Nnx,
+  reason='modules of an older Flax are no pytrees',
+)
+
+
+@pytrees
 @pytest.mark.xfail(
   reason='entries that leave alone are not in updates', strict=False
 )
@@ -82,6 +89,7 @@ def test_nnx():
   assert not jnp.array_equal(before.out.kernel[...], after.out.kernel[...])
 
 
+@pytrees
 def test_nnx_before_it_is_made():
   names = COMMON | {'model': nnx.eval_shape(Nnx)}
   exec(RECIPES['Flax NNX'].splitlines()[0], names)
