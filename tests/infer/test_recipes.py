@@ -118,7 +118,8 @@ def test_equinox():
 
 
 @pytest.mark.thirdparty
-def test_keras():
+def test_keras(monkeypatch):
+  monkeypatch.setenv('KERAS_BACKEND', 'jax')
   keras = pytest.importorskip('keras')
   layers = [keras.layers.Dense(5), keras.layers.BatchNormalization()]
   model = keras.Sequential([*layers, keras.layers.Dense(2)])
