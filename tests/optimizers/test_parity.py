@@ -106,7 +106,7 @@ def centralization(case, layout):
 
 
 def ours(case, h, layout):
-  """Our optimizer, where the authors' formula is no defect, or None."""
+  """Our optimizer, where the authors' formula is not a defect, or None."""
   common, where = centralization(case, layout)
   common['weight_decay'] = h['weight_decay']
   name = case.get('base_class', case['official_class'])
@@ -216,7 +216,7 @@ def authors_radam(case, layout):
   )
 
   def size(t):
-    """The step size but for the learning rate, which scales decay too."""
+    """The step size without the learning rate; it scales decay too."""
     r = jnp.asarray(factors)[t - 1]
     rectified = r * jnp.sqrt(correction(b2, t))
     return jnp.where(r > 0, rectified, 1.0) / correction(b1, t)

@@ -17,7 +17,7 @@ ADAPTIVE = ('adam', 'adamw', 'adagrad', 'radam', 'ranger', 'lion')
 
 
 def network():
-  """A convolution and a dense layer, with weights that are not centred."""
+  """A convolution and a dense layer, with weights that are not centered."""
   keys = jax.random.split(jax.random.key(0), 2)
 
   def layer(key, shape):
