@@ -15,7 +15,7 @@ copyright = f'2026, {author}'
 release = optax_gc.__version__
 
 extensions = [
-  'myst_parser',
+  'myst_nb',  # Markdown, and notebooks that are executed.
   'sphinx.ext.autodoc',
   'sphinx.ext.autosummary',
   'sphinx.ext.intersphinx',
@@ -28,7 +28,10 @@ autosummary_generate = True
 templates_path = ['_templates']
 html_theme = 'furo'
 html_math_renderer = 'mathml'
-exclude_patterns = ['_build']
+exclude_patterns = ['_build', 'jupyter_execute']
+nb_execution_mode = 'auto'
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
 
 
 def _empty_inventory() -> str:

@@ -34,6 +34,7 @@ HOUSE = [
   '_ranks',
   '_rank_check',
   'optimizers',
+  'keras',
 ]
 LONGEST = 300
 TOO_LONG_YET = set()

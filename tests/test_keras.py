@@ -1,0 +1,215 @@
+"""Keras optimizers that centralize: `model.fit` with real Keras on JAX."""
+
+import functools
+import os
+import pathlib
+import re
+
+import numpy as np
+import optax
+import pytest
+
+import optax_gc
+
+os.environ.setdefault('KERAS_BACKEND', 'jax')
+keras = pytest.importorskip('keras')
+
+import jax.numpy as jnp  # noqa: E402
+
+import optax_gc.keras  # noqa: E402
+
+pytestmark = pytest.mark.thirdparty
+
+X = np.random.default_rng(0).normal(1, 1, (32, 6, 6, 3)).astype('float32')
+Y = np.random.default_rng(1).integers(0, 4, 32)
+OPTIMIZERS = (
+  'SGD', 'RMSprop', 'Adam', 'AdamW', 'Adagrad', 'Adadelta', 'Adamax', 'Ftrl',
+  'Nadam', 'Lion', 'Adafactor', 'Lamb',
+)  # fmt: skip
+# Axes of the model below, by the layer's kind: from the arithmetic.
+AXES = {
+  'conv/kernel': (0, 1, 2),
+  'conv/bias': (),
+  'depthwise/kernel': (0, 1),
+  'depthwise/bias': (),
+  'norm/gamma': (),
+  'norm/beta': (),
+  'head/kernel': (0,),
+  'head/bias': (),
+}
+
+
+def network(dropout=0.1):
+  keras.utils.set_random_seed(0)
+  layers = keras.layers
+  return keras.Sequential(
+    [
+      keras.Input(X.shape[1:]),
+      layers.Conv2D(8, 3, activation='relu', name='conv'),
+      layers.DepthwiseConv2D(3, name='depthwise'),
+      layers.BatchNormalization(name='norm'),
+      layers.Dropout(dropout),
+      layers.Flatten(),
+      layers.Dense(4, activation='softmax', name='head'),
+    ]
+  )
+
+
+def fit(model, optimizer, epochs=2, **kwargs):
+  loss = 'sparse_categorical_crossentropy'
+  model.compile(optimizer, loss, **kwargs)
+  model.fit(X, Y, 8, epochs=epochs, verbose=0)
+
+
+def key(path):
+  """A variable's path without the model's name, which Keras numbers."""
+  return '/'.join(path.split('/')[-2:])
+
+
+def values(model):
+  return {key(v.path): np.asarray(v.value) for v in model.trainable_variables}
+
+
+def drift(model, before):
+  """The largest move of a weight vector's mean, and of any weight."""
+  after = values(model)
+  moved = {p: after[p] - before[p] for p in after}
+  means = max(
+    abs(moved[p].mean(axes)).max() for p, axes in AXES.items() if axes
+  )
+  return means, max(abs(x).max() for x in moved.values())
+
+
+def test_axes_are_read_by_path():
+  axes = optax_gc.keras.infer_weight_axes(network(), strict=True)
+  assert {key(p): a.reduction_axis for p, a in axes.items()} == AXES
+
+
+def test_axes_of_a_model_that_does_not_know_its_inputs():
+  class Subclassed(keras.Model):
+    def __init__(self):
+      super().__init__()
+      self.dense = keras.layers.Dense(3, name='dense')
+
+    def call(self, x):
+      return self.dense(x)
+
+  model = Subclassed()
+  with pytest.raises(ValueError, match='is not built'):
+    optax_gc.keras.infer_weight_axes(model)
+  model(jnp.ones((1, 4)))
+  with pytest.raises(ValueError, match='does not know its inputs'):
+    optax_gc.keras.infer_weight_axes(model)
+  axes = optax_gc.keras.infer_weight_axes(model, jnp.ones((2, 4)))
+  assert [a.reduction_axis for a in axes.values()] == [(0,), ()]
+
+
+@pytest.mark.parametrize('jit_compile', [True, False])
+def test_means_stay_where_they_were(jit_compile):
+  for axes_of, bound in (
+    (optax_gc.keras.infer_weight_axes, 1e-7),
+    (None, None),
+  ):
+    model = network()
+    before = values(model)
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    if axes_of is not None:
+      optimizer = optax_gc.keras.centralized(optimizer, axes_of(model))
+    fit(model, optimizer, jit_compile=jit_compile)
+    means, moved = drift(model, before)
+    assert moved > 0.05
+    if bound is None:
+      assert means > 1e-3
+    else:
+      assert means < bound
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_every_optimizer_steps_on_the_centralized_gradient(name):
+  model, reference = network(), network()
+  axes = optax_gc.keras.infer_weight_axes(model)
+  make = functools.partial(getattr(keras.optimizers, name), learning_rate=0.01)
+  ours, plain = optax_gc.keras.centralized(make(), axes), make()
+  ours.build(model.trainable_variables)
+  plain.build(reference.trainable_variables)
+  grads = {p: jnp.asarray(X.ravel()[: v.size].reshape(v.shape))
+           for p, v in values(model).items()}  # fmt: skip
+  tx = optax_gc.gradient_centralization({key(p): a for p, a in axes.items()})
+  expected, _ = tx.update(grads, optax.EmptyState())
+  ours.apply([grads[key(v.path)] for v in model.trainable_variables])
+  plain.apply([expected[key(v.path)] for v in reference.trainable_variables])
+  for path, value in values(reference).items():
+    np.testing.assert_array_equal(values(model)[path], value, err_msg=path)
+
+
+def test_saved_and_loaded(tmp_path):
+  model = network(0.0)  # A loaded dropout has other noise.
+  axes = optax_gc.keras.infer_weight_axes(model)
+  rmsprop = keras.optimizers.RMSprop(0.01)
+  fit(model, optax_gc.keras.centralized(rmsprop, axes), 1)
+  model.save(tmp_path / 'model.keras')
+  loaded = keras.saving.load_model(tmp_path / 'model.keras')
+  config = model.optimizer.get_config()
+  assert loaded.optimizer.get_config()['weight_axes'] == config['weight_axes']
+  saved = [a['reduction_axis'] for a in config['weight_axes']]
+  assert saved == [list(AXES[p]) for p in values(model)]
+  for a, b in zip(
+    model.optimizer.variables, loaded.optimizer.variables, strict=True
+  ):
+    np.testing.assert_array_equal(a.value, b.value)
+  for m in (model, loaded):
+    keras.utils.set_random_seed(1)
+    m.fit(X, Y, 8, epochs=1, verbose=0, shuffle=False)
+  for path, value in values(model).items():
+    np.testing.assert_allclose(
+      values(loaded)[path], value, rtol=1e-6, atol=1e-7
+    )
+
+
+def test_the_learning_rate_is_the_inner_optimizers():
+  inner = keras.optimizers.SGD(0.1)
+  optimizer = optax_gc.keras.centralized(inner, 'flax')
+  optimizer.learning_rate = 0.5
+  assert float(inner.learning_rate) == 0.5
+  again = type(optimizer).from_config(optimizer.get_config())
+  assert again.get_config()['weight_axes'] == 'flax'
+  assert float(again.learning_rate) == 0.5
+
+
+def test_mixed_precision_wraps_it():
+  keras.config.set_dtype_policy('mixed_float16')
+  try:
+    model = network()
+    before = values(model)
+    axes = optax_gc.keras.infer_weight_axes(model)
+    fit(model, optax_gc.keras.centralized(keras.optimizers.SGD(0.01), axes))
+  finally:
+    keras.config.set_dtype_policy('float32')
+  means, moved = drift(model, before)
+  assert moved > 1e-3
+  assert means < 1e-6
+
+
+def test_two_variables_of_one_path_are_refused():
+  a, b = (keras.Variable(np.ones((2, 3)), name='w') for _ in range(2))
+  optimizer = optax_gc.keras.centralized(
+    keras.optimizers.SGD(0.1), {'w': optax_gc.WeightAxes(0)}
+  )
+  with pytest.raises(ValueError, match=r'have the path .w.*apart'):
+    optimizer.build([a, b])
+
+
+def test_axes_of_other_variables_are_refused_when_it_is_built():
+  model = network()
+  optimizer = optax_gc.keras.centralized(
+    keras.optimizers.SGD(0.1), {'dense/kernel': optax_gc.WeightAxes(0)}
+  )
+  with pytest.raises(ValueError, match='conv/kernel'):
+    optimizer.build(model.trainable_variables)
+
+
+def test_the_page_runs():
+  page = pathlib.Path(__file__).parents[1] / 'docs' / 'howto' / 'keras.md'
+  blocks = re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL)
+  assert len(blocks) == 2
+  exec('\n'.join(blocks), {})
