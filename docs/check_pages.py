@@ -2,7 +2,7 @@
 
     python docs/check_pages.py docs/_build/html
 
-Opens every page in headless Chromium at the widths of a desktop and of a phone and
+Opens every page in headless Chromium, as wide as a desktop and as a phone, and
 prints elements that are wider than the window, except for those that scroll,
 images that are missing, and formulas that were not drawn. Needs Debian's
 chromium and chromium-driver, and the extra `docs-check`.
@@ -16,7 +16,7 @@ from selenium import webdriver
 
 WIDTHS = (1400, 400)
 
-# What stands out of the window and is not in something that scrolls or is hidden.
+# What stands out of the window, and is not in something that scrolls.
 CUT = """
 const width = document.documentElement.clientWidth;
 const scrolls = e => {
@@ -37,7 +37,8 @@ for (const e of document.querySelectorAll('article *')) {
 for (const e of document.images) {
   if (!e.complete || !e.naturalWidth) found.push('image ' + e.src);
 }
-if (/\\\\\\[|\\\\\\(|\\$\\$/.test(document.querySelector('article').innerText)) {
+const text = document.querySelector('article').innerText;
+if (/\\\\\\[|\\\\\\(|\\$\\$/.test(text)) {
   found.push('a formula that is not drawn');
 }
 return found.slice(0, 5);
@@ -45,6 +46,7 @@ return found.slice(0, 5);
 
 
 def browser() -> webdriver.Chrome:
+  """Debian's Chromium, without a window."""
   options = webdriver.ChromeOptions()
   options.binary_location = shutil.which('chromium')
   for argument in ('--headless=new', '--no-sandbox', '--disable-gpu'):
@@ -64,6 +66,7 @@ def look(driver: webdriver.Chrome, page: pathlib.Path, width: int) -> list[str]:
 
 
 def main(folder: str) -> None:
+  """Looks at all pages of a folder; exits with 1 if one has a fault."""
   pages = sorted(pathlib.Path(folder).rglob('*.html'))
   if not pages:
     raise SystemExit(f'There are no pages in {folder}. Build them first.')

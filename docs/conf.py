@@ -1,5 +1,6 @@
 """Sphinx settings: Markdown pages, and the reference from the docstrings."""
 
+import os
 import pathlib
 import tempfile
 import zlib
@@ -8,6 +9,8 @@ from docutils import nodes
 from docutils.utils.math import latex2mathml
 
 import optax_gc
+
+os.environ['KERAS_BACKEND'] = 'jax'
 
 project = 'optax_gc'
 author = 'The optax_gc authors'

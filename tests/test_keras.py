@@ -18,7 +18,11 @@ import jax.numpy as jnp  # noqa: E402
 
 import optax_gc.keras  # noqa: E402
 
-pytestmark = pytest.mark.thirdparty
+pytestmark = [
+  pytest.mark.thirdparty,
+  # Keras does not know NumPy 2's `copy` yet.
+  pytest.mark.filterwarnings('ignore:__array__ implementation'),
+]
 
 X = np.random.default_rng(0).normal(1, 1, (32, 6, 6, 3)).astype('float32')
 Y = np.random.default_rng(1).integers(0, 4, 32)

@@ -1,25 +1,16 @@
-"""Gradient centralization inside a Keras optimizer, for `model.fit`.
-
-Keras is imported here alone: `import optax_gc` does not need it. The backend
-must be JAX.
-"""
+"""A Keras optimizer that centralizes."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import keras
 
 from optax_gc._axes.saving import weight_axes_to_dict
 from optax_gc._axes.spec import WeightAxes
 from optax_gc._centralize import centralize, gradient_centralization
 from optax_gc._conventions.resolve import resolve_weight_axes
-from optax_gc._infer import api
-
-# Open dimensions of a model's inputs when it is traced: with one example, a
-# learned query could not be told from data.
-_OPEN = 2
+from optax_gc.keras._axes import by_path, shape_of
 
 
 def centralized(
@@ -67,54 +58,6 @@ def centralized(
   return Centralized(optimizer, weight_axes)
 
 
-def infer_weight_axes(
-  model: keras.Model, *inputs: Any, strict: bool = False
-) -> dict[str, Any]:
-  """The weight axes of a Keras model's variables, read from its program.
-
-  Args:
-    model: A built Keras model on the JAX backend.
-    *inputs: What the model is called with: arrays or
-      ``jax.ShapeDtypeStruct``. May be left out for a model that knows its
-      inputs (Sequential, functional); open dimensions are then 2.
-    strict: As in :func:`optax_gc.infer_weight_axes`.
-
-  Returns:
-    A dict ``{variable.path: WeightAxes}`` of the trainable variables.
-
-  Raises:
-    ValueError: If the model is not built or does not know its inputs and none
-      are given; if two variables have one path; as
-      :func:`optax_gc.infer_weight_axes` where ``strict``.
-
-  Example:
-    >>> import os
-    >>> os.environ['KERAS_BACKEND'] = 'jax'
-    >>> import keras, optax_gc.keras
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    >>> [
-    ...   a.reduction_axis
-    ...   for a in optax_gc.keras.infer_weight_axes(model).values()
-    ... ]
-    [(0,), ()]
-  """
-  if not model.built:
-    raise ValueError(
-      f'Model {model.name!r} is not built. Call it once, or build it with its '
-      'input shape, so that its variables exist.'
-    )
-  by_path = _by_path(model.trainable_variables)
-  rest = [_shape_of(v) for v in model.non_trainable_variables]
-
-  def fn(params: Any, rest: Any, *inputs: Any) -> Any:
-    return model.stateless_call([params[p] for p in by_path], rest, *inputs)
-
-  params = {path: _shape_of(v) for path, v in by_path.items()}
-  inputs = inputs or _inputs_of(model)
-  axes = api.infer_weight_axes(fn, params, rest, *inputs, strict=strict)
-  return {path: axes[path] for path in by_path}
-
-
 @keras.saving.register_keras_serializable(package='optax_gc')
 class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]
   """What `centralized` returns."""
@@ -139,7 +82,7 @@ class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]
     """Builds the inner optimizer and fixes the axes of each variable."""
     given = self._weight_axes.value
     if not isinstance(given, _Saved):
-      tree = {path: _shape_of(v) for path, v in _by_path(variables).items()}
+      tree = {path: shape_of(v) for path, v in by_path(variables).items()}
       # Bad axes raise here, and guesses warn.
       gradient_centralization(given).init(tree)
       axes = {leaf.path: leaf.axes for leaf in resolve_weight_axes(given, tree)}
@@ -161,8 +104,9 @@ class Centralized(keras.optimizers.Optimizer):  # type: ignore[misc]
     variables = trainable_variables or self._trainable_variables
     for grad, variable in zip(grads, variables, strict=True):
       axes = self._axes.value[id(variable)]
-      is_left = grad is None or not axes
-      updates.append(grad if is_left else centralize(grad, axes))
+      if grad is not None and axes:
+        grad = centralize(grad, axes)
+      updates.append(grad)
     self.inner_optimizer.apply(updates, trainable_variables)
 
   @property
@@ -284,40 +228,3 @@ class _Untracked:
 
   def __init__(self, value: Any):
     self.value = value
-
-
-def _by_path(variables: Sequence[keras.Variable]) -> dict[str, keras.Variable]:
-  found: dict[str, keras.Variable] = {}
-  for variable in variables:
-    if variable.path in found:
-      raise ValueError(
-        f'Two variables have the path {variable.path!r}, of shapes '
-        f'{tuple(found[variable.path].shape)} and {tuple(variable.shape)}. '
-        'Name their layers apart, as axes are given by path.'
-      )
-    found[variable.path] = variable
-  return found
-
-
-def _shape_of(variable: keras.Variable) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(variable.shape, jnp.dtype(variable.dtype))
-
-
-def _inputs_of(model: keras.Model) -> tuple[Any, ...]:
-  """What a Sequential or functional model is called with, as shapes."""
-  if getattr(model, 'inputs', None) is None:
-    raise ValueError(
-      f'Model {model.name!r} does not know its inputs. Give what it is called '
-      'with: infer_weight_axes(model, x).'
-    )
-  # Sequential has `inputs` alone; functional models may have dicts as `input`.
-  structure = model.inputs[0] if len(model.inputs) == 1 else model.input
-  return (
-    keras.tree.map_structure(
-      lambda x: jax.ShapeDtypeStruct(
-        tuple(_OPEN if size is None else size for size in x.shape),
-        jnp.dtype(x.dtype),
-      ),
-      structure,
-    ),
-  )
