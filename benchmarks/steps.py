@@ -47,6 +47,7 @@ STEPS = (
   ('GPT-2 XL, stacked', 'bfloat16', ('sgd', 'adam')),
   ('2,000 leaves', 'float32', ('sgd',)),
 )
+SMALL = (('two leaves', 'float32', ('sgd',)),)
 RATIOS = (
   'ours/none',
   'ours/naive',
@@ -59,7 +60,12 @@ SAMPLE = 0.1
 
 
 def gpt2_xl_stacked(dtype):
-  """GPT-2 small's stacked tree at XL's sizes: 1,557,611,200 params."""
+  """GPT-2 small's stacked tree at XL's sizes.
+
+  >>> shapes = jax.tree.leaves(gpt2_xl_stacked(jnp.float32))
+  >>> f'{sum(x.size for x in shapes):,}'
+  '1,557,611,200'
+  """
   sizes = {12: 48, 768: 1600, 2304: 4800, 3072: 6400}
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
@@ -69,7 +75,11 @@ def gpt2_xl_stacked(dtype):
   )
 
 
-TREES = {**trees.TREES, 'GPT-2 XL, stacked': gpt2_xl_stacked}
+TREES = {
+  **trees.TREES,
+  'GPT-2 XL, stacked': gpt2_xl_stacked,
+  'two leaves': lambda dtype: trees.many_leaves(dtype, 2),
+}
 
 
 class Clock:
@@ -129,7 +139,12 @@ def compiling(pool, lowered):
 
 
 def summary(samples: dict[str, list[float]]) -> dict[str, Any]:
-  """Medians, and the quartiles of what is compared within a turn."""
+  """Medians, and the quartiles of what is compared within a turn.
+
+  >>> found = summary({'none': [1.0, 2.0, 4.0], 'ours': [1.1, 2.4, 4.4]})
+  >>> found['ms'], found['ratio']
+  ({'none': 2000.0, 'ours': 2400.0}, {'ours/none': [1.1, 1.1, 1.15]})
+  """
   ratios = {}
   for pair in RATIOS:
     arm, baseline = pair.split('/')
@@ -142,10 +157,7 @@ def summary(samples: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def step_cases(pool, args) -> Iterator[tuple[dict, Callable[[], dict]]]:
-  small = ('ResNet-50', 'float32')
-  for tree, dtype, optimizers in STEPS:
-    if args.small and (tree, dtype) != small:
-      continue
+  for tree, dtype, optimizers in SMALL if args.small else STEPS:
     names = [
       arm for arm in arms.ARMS if (tree, arm) != ('2,000 leaves', 'naive')
     ]
@@ -202,6 +214,15 @@ def full(tree):
 
 
 def training_cases(pool, args):
+  """Whole steps of networks; the second's head is not its embedding.
+
+  >>> for make in (resnet_50, gpt2_small):
+  ...   network, *_ = make(small=False)
+  ...   params, _ = jax.eval_shape(network.init, jax.random.key(0))
+  ...   print(f'{sum(x.size for x in jax.tree.leaves(params)):,}')
+  25,557,032
+  162,935,040
+  """
   for name, make in {'ResNet-50': resnet_50, 'GPT-2 small': gpt2_small}.items():
     case = {'training': name}
     if skipped(case, args):

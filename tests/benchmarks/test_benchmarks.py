@@ -36,7 +36,7 @@ def test_examples_in_the_docstrings():
   """Sizes of trees, counts against the compiler's, errors of bad names."""
   pytest.importorskip('flax')
   options = ['-q', '--doctest-modules', '--doctest-ignore-import-errors']
-  tested = run('pytest', *options, 'benchmarks/lib')
+  tested = run('pytest', *options, 'benchmarks')
   assert tested.returncode == 0, tested.stdout
 
 
