@@ -114,10 +114,13 @@ def test_zero_gradient():
 )
 def test_every_dtype_is_measured_wide(dtype, x64):
   """Beside a float32 leaf, under strict promotion: each in its own width."""
-  narrow = jax.tree.map(
-    lambda g: g.astype(dtype), contract.grads(jnp.float32)['dense']
+  grads = contract.grads(jnp.float32)['dense']
+  # A phase changes no figure.
+  phase = np.exp(0.7j) if dtype.startswith('complex') else 1.0
+  narrow = jax.tree.map(lambda g: (g * phase).astype(dtype), grads)
+  wide = jax.tree.map(
+    lambda g: jnp.real(g.astype('complex128') / phase), narrow
   )
-  wide = jax.tree.map(lambda g: jnp.real(g.astype('complex128')), narrow)
   ones = jnp.ones((2, 2), 'float32')
   with jax.numpy_dtype_promotion('strict'):
     got = optax_gc.gradient_statistics({'a': narrow, 'b': ones})
@@ -136,13 +139,16 @@ def test_every_dtype_is_measured_wide(dtype, x64):
   assert weights['kernel'].dtype == own
 
 
-@pytest.mark.parametrize('value', [0.1, 1 / 3])
-def test_where_nothing_is_left_the_norm_is_zero(value):
-  """Energy less what is removed is rounded, to below 0 or above."""
+@pytest.mark.parametrize('value', [0.1, 0.9])
+def test_where_nothing_is_left_norms_keep_their_bounds(value):
+  """Energy less what is removed rounds to below 0 at 0.1, to above it at 0.9."""
   grads = {'kernel': jnp.full((1000, 3), value)}
   got = jax.jit(optax_gc.gradient_statistics)(grads).overall
-  eps = float(jnp.finfo(jnp.float32).eps)
-  assert 0 <= got.norm_after <= 16 * eps * got.norm_before
+  cauchy_schwarz = got.mean_after * np.sqrt(3000)
+  hoelder = np.sqrt(got.mean_after * 3000 * got.max_after)
+  assert cauchy_schwarz * (1 - 1e-5) <= got.norm_after
+  assert got.norm_after <= hoelder * (1 + 1e-5)
+  assert got.norm_after <= 1e-6 * got.norm_before
   np.testing.assert_allclose(got.removed, 1, rtol=1e-5)
 
 
