@@ -141,7 +141,7 @@ def test_every_dtype_is_measured_wide(dtype, x64):
 
 @pytest.mark.parametrize('value', [0.1, 0.9])
 def test_where_nothing_is_left_norms_keep_their_bounds(value):
-  """Energy less what is removed rounds to below 0 at 0.1, to above it at 0.9."""
+  """Energy less what is removed rounds to below 0 at 0.1, above it at 0.9."""
   grads = {'kernel': jnp.full((1000, 3), value)}
   got = jax.jit(optax_gc.gradient_statistics)(grads).overall
   cauchy_schwarz = got.mean_after * np.sqrt(3000)
