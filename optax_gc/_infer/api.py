@@ -35,9 +35,9 @@ def infer_weight_axes(
   r"""Reads every leaf's weight axes from the model's own program.
 
   ``fn(params, *inputs, **kwargs)`` is traced, which computes and allocates
-  nothing, and each leaf of ``params`` is followed through the program. The
-  axes along which it is summed when it first meets data in a matrix product,
-  a convolution, or a product followed by a sum are its reduction axes:
+  nothing. The gradient of a weight is a sum, over the positions where its layer
+  is applied, of products of the layer's input and its output's cotangent; the
+  axes along which only the input varies are the reduction axes:
 
   .. math::
     y_o = \sum_i x_i W_{io} \quad\Rightarrow\quad \text{reduction axis } 0.
@@ -53,10 +53,12 @@ def infer_weight_axes(
   query) has no reduction axes either, and is known not to. One that is both
   looked up and contracted, as a tied embedding, has the contraction's.
 
-  Everything but ``params`` is data. Arrays that ``fn`` closes over and random
-  keys are not, so pass the model's inputs as arguments. Python scalars, strings
-  and functions among the arguments stay as they are. A gradient taken inside
-  ``fn`` is recognized and ignored; ``fn`` may be a loss or a training step.
+  An input is whatever reaches a kernel without being made of ``params``: the
+  inputs, and also constants, and noise drawn from a key. Pass the model's
+  inputs as arguments, though, as a batch that ``fn`` closes over is a constant.
+  Python scalars, strings and functions among the arguments stay as they are.
+  ``fn`` may be a loss or a training step: gradients taken inside are
+  recognized.
 
   ===========  ===============================================================
   framework    call
@@ -106,15 +108,8 @@ def infer_weight_axes(
     ((), 'added to activations')
 
   Note:
-    These leaves are declined, with a reason, rather than guessed at: one that
-    is transposed in its second use; one of which a use sums only a part of an
-    axis, unless the other parts' results are added to it; one that enters a
-    primitive which is not known, such as a Fourier transform or a
-    factorization; a layer on constants, or with heads on a learned input that
-    was not broadcast before (without heads it is the same program as a factor
-    of a low-rank kernel, and read as one); and one whose
-    norm is estimated from a state that is passed as data. Close over such a
-    state instead.
+    What is declined, with a reason, rather than guessed at is listed under
+    "Limits" in the guide to inference.
   """
   _require_function(fn)
   try:
@@ -136,7 +131,7 @@ def infer_weight_axes(
     axes.append(_as_weight_axes(path, leaf, verdict))
     if matrix and verdict.reason in _UNMET:
       unmet.append(line)
-    if matrix and (not verdict.resolved or verdict.reason == _UNMET[0]):
+    if matrix and not verdict.resolved:
       unresolved.append(line)
   if not any(map(_jaxpr.is_array, jax.tree.leaves(params))):
     _say('There are no arrays in the params, so there are no axes.')
@@ -158,8 +153,9 @@ _REMEDY = (
 _NOTHING_MEETS = 'No leaf of rank 2 or more meets an input, so none has axes:'
 _NOTHING_REMEDY = (
   'Pass the params and the inputs (a batch, tokens) as arguments of '
-  'infer_weight_axes: what fn closes over is neither. fn must return what it '
-  'computes from them.'
+  'infer_weight_axes: params that fn closes over are not read, and a batch '
+  'that it closes over is a constant. fn must return what it computes from '
+  'them.'
 )
 
 
