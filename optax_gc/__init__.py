@@ -7,15 +7,19 @@ from optax_gc._centralize import centralize, gc, gradient_centralization
 
 # Axes: what they are, and where they come from by name and shape.
 from optax_gc._axes.spec import WeightAxes
+from optax_gc._axes.rules import match_weight_axes
 from optax_gc._conventions.derived import weight_mask
 from optax_gc._conventions.flax import flax_weight_axes
-from optax_gc._conventions.resolve import match_weight_axes
+from optax_gc._conventions.layers import GuessedAxesWarning
 from optax_gc._conventions.torch import torch_weight_axes
 
 # Infer: axes read from the model's own program; correct, save and check them.
 from optax_gc._infer.api import NothingInferredWarning, infer_weight_axes
-from optax_gc._axes.rules import override_weight_axes
-from optax_gc._axes.saving import weight_axes_from_dict, weight_axes_to_dict
+from optax_gc._axes.saving import weight_axes_from_dict
+from optax_gc._conventions.derived import (
+  override_weight_axes,
+  weight_axes_to_dict,
+)
 from optax_gc._rank_check import AxesCheck, check_weight_axes
 
 # Report: what is centralized, and why.
@@ -34,7 +38,7 @@ from optax_gc._record import (
 )
 
 # Muon: the same axes for `optax.contrib.muon`.
-from optax_gc._axes.muon import muon_dimension_numbers
+from optax_gc._conventions.derived import muon_dimension_numbers
 
 __all__ = [
   # Transform.
@@ -43,6 +47,7 @@ __all__ = [
   'gradient_centralization',
   'optimizers',
   # Axes.
+  'GuessedAxesWarning',
   'WeightAxes',
   'flax_weight_axes',
   'match_weight_axes',

@@ -12,7 +12,7 @@ import optax
 
 from optax_gc import _xla
 from optax_gc._axes.spec import WeightAxes, normalize
-from optax_gc._conventions.resolve import weight_axes_resolver
+from optax_gc._conventions.resolve import WeightAxesResolver
 from optax_gc._partition import mean_over_mesh, resolve_parts
 
 
@@ -131,15 +131,13 @@ def gradient_centralization(
     Yong et al, `Gradient Centralization
     <https://arxiv.org/abs/2004.01461>`_, 2020, equations (1) and (2).
   """
-  resolve = functools.partial(
-    resolve_parts,
-    weight_axes_resolver(weight_axes, conv_only),
-    partition_specs,
-  )
+  axes_of = WeightAxesResolver(weight_axes, conv_only)
 
   def init_fn(params: optax.Params) -> optax.EmptyState:
     # Bad axes raise here already.
-    resolve(like_updates(params), reduces=False)
+    resolve_parts(
+      axes_of.at_init, partition_specs, like_updates(params), reduces=False
+    )
     return optax.EmptyState()
 
   def update_fn(
@@ -149,7 +147,7 @@ def gradient_centralization(
     **extra_args: Any,
   ) -> tuple[optax.Updates, optax.EmptyState]:
     del params, extra_args
-    parts = resolve(updates, reduces=True)
+    parts = resolve_parts(axes_of, partition_specs, updates, reduces=True)
     split = [part for part in parts if part.mesh_axes]
     means = iter(
       mean_over_mesh(

@@ -14,7 +14,8 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
-from optax_gc._axes.paths import MatchErrorText, by_path, pair_by_path
+from optax_gc._axes.pairs import MatchErrorText, pair_by_path
+from optax_gc._axes.paths import named_leaves
 from optax_gc._axes.spec import LeafAxes
 
 _PARTITION_SPECS = MatchErrorText(
@@ -55,7 +56,7 @@ def resolve_parts(
   Args:
     resolve: From a tree of arrays, or of shapes and dtypes, to its axes.
     partition_specs: A tree of `PartitionSpec` or ``None``, one for each leaf of
-      ``tree``; or ``None``: no array is split.
+      ``tree`` or for a subtree; or ``None``: no array is split.
     tree: Arrays: parts inside `shard_map`, outside whole ones.
     reduces: Whether means will be taken, for which mesh axes must be bound.
 
@@ -71,21 +72,13 @@ def resolve_parts(
       Part(path, leaf, getattr(leaf, 'shape', ()), axes.reduction_axis)
       for path, leaf, axes in resolve(tree)
     ]
-  specs = by_path(partition_specs, lambda x: x is None or _is_spec(x))
-  layouts = [
-    _Layout(path, tuple(getattr(leaf, 'shape', ())), spec)
-    for path, leaf, spec in pair_by_path(specs, tree, _PARTITION_SPECS)
-  ]
-  leaves, treedef = jax.tree.flatten(tree)
-  wholes = [
-    jax.ShapeDtypeStruct(layout.whole_shape(), leaf.dtype)
-    if hasattr(leaf, 'dtype')
-    else leaf
-    for leaf, layout in zip(leaves, layouts, strict=True)
-  ]
+  layouts = _layouts(partition_specs, tree)
   parts = []
   for leaf, layout, (path, whole, axes) in zip(
-    leaves, layouts, resolve(jax.tree.unflatten(treedef, wholes)), strict=True
+    jax.tree.leaves(tree),
+    layouts,
+    resolve(_wholes(layouts, tree)),
+    strict=True,
   ):
     reduction = axes.reduction_axis
     if reduces:
@@ -157,6 +150,26 @@ def _is_spec(x: Any) -> bool:
   return isinstance(x, PartitionSpec)
 
 
+def _layouts(partition_specs: Any, tree: Any) -> list['_Layout']:
+  specs = named_leaves(partition_specs, lambda x: x is None or _is_spec(x))
+  pairs = pair_by_path(specs, tree, _PARTITION_SPECS, lambda spec: not spec)
+  return [
+    _Layout(pair.path, tuple(getattr(pair.leaf, 'shape', ())), pair.given)
+    for pair in pairs
+  ]
+
+
+def _wholes(layouts: Sequence['_Layout'], tree: Any) -> Any:
+  leaves, treedef = jax.tree.flatten(tree)
+  wholes = [
+    jax.ShapeDtypeStruct(layout.whole_shape(), leaf.dtype)
+    if hasattr(leaf, 'dtype')
+    else leaf
+    for leaf, layout in zip(leaves, layouts, strict=True)
+  ]
+  return jax.tree.unflatten(treedef, wholes)
+
+
 class _Layout:
   """How one leaf lies on the mesh: its spec, checked."""
 
@@ -170,9 +183,7 @@ class _Layout:
       )
     entries = tuple(spec or ())
     if len(entries) > len(shape):
-      self._fail(
-        f'it speaks of {len(entries)} dimensions, but the rank is {len(shape)}'
-      )
+      self._fail(f'it has {len(entries)} entries, but the rank is {len(shape)}')
     # The mesh axes of each dimension; a spec may be shorter than the rank.
     self.split = [self._names(entry) for entry in entries]
     self.split += [()] * (len(shape) - len(entries))
@@ -243,7 +254,7 @@ class _Layout:
 def _bound_size(name: str) -> int | None:
   """The size of a mesh axis inside the `shard_map` over it, else ``None``."""
   try:
-    return lax.psum(1, name)  # A constant: `lax.axis_size` is younger.
+    return int(lax.psum(1, name))  # `lax.axis_size` is younger.
   except NameError:
     return None
 

@@ -216,10 +216,10 @@ def test_nothing_to_reduce_returns_the_array():
     ),
     (-3, ValueError, 'axis -3 is out of range'),
     ((0, -2), ValueError, 'axis -2 is named twice'),
-    (0.0, TypeError, 'axis 0.0 is no integer'),
-    (True, TypeError, 'axis True is no integer'),
-    ('0', TypeError, "axis '0' is no integer"),
-    (None, TypeError, r'axis None is no integer.* or give no axes, \(\),'),
+    (0.0, TypeError, 'axis 0.0 is not an integer'),
+    (True, TypeError, 'axis True is not an integer'),
+    ('0', TypeError, "axis '0' is not an integer"),
+    (None, TypeError, r'axis None is not an integer.* or give no axes, \(\),'),
   ],
 )
 def test_bad_axes_raise(axes, error, message):

@@ -326,7 +326,7 @@ MESH = r"\. The mesh is 'x': 4 in shard_map, 'y': 2 in shard_map\."
   [
     (P('z'), "'z'.*there is no mesh axis 'z'" + MESH),
     (P(None, 'z'), "there is no mesh axis 'z'" + MESH),
-    (P('x', None, None), 'it speaks of 3 dimensions, but the rank is 2' + MESH),
+    (P('x', None, None), 'it has 3 entries, but the rank is 2' + MESH),
     (P('x', 'x'), "it names mesh axis 'x' twice" + MESH),
     (P(P.UNCONSTRAINED), 'an unconstrained dimension'),
   ],

@@ -91,7 +91,7 @@ def test_renders_as_html_by_module():
   assert text.count('text-align: left') == text.count('<t') - text.count('<tr')
   assert '6 of 10 arrays centralized' in text
   green = re.findall(r'rgba\(60, 170, 90[^>]*>(.*?)</tr>', text)
-  assert ['>yes<' in row for row in green] == [True] * 3
+  assert ['>yes<' in row for row in green] == [True] * 2  # '<w>' is a guess.
 
 
 def test_marks_what_inference_could_not_read():
@@ -125,7 +125,7 @@ def test_takes_axes_as_the_transformation_does():
   (row,) = optax_gc.summary(params, optax_gc.torch_weight_axes)
   assert row.reduction_axes == (1,)
   (row,) = optax_gc.summary(params, conv_only=True)
-  assert row.reason == 'no convolution kernel, conv_only=True'
+  assert row.reason == 'not a convolution kernel, conv_only=True'
   with pytest.raises(ValueError, match='do not match'):
     optax_gc.summary(params, {'v': None})
 

@@ -2,48 +2,39 @@
 
 from typing import Any
 
-import jax
 import optax
 
-from optax_gc._axes.spec import is_spec
+from optax_gc._axes.spec import leaves_alone, to_weight_axes
 
 
-def muon_dimension_numbers(weight_axes: Any) -> Any:
-  """Converts a tree of `WeightAxes` for :func:`optax.contrib.muon`.
+def to_muon(spec: Any, path: str) -> Any:
+  """Muon's spec of one leaf, or ``None`` if it is not a matrix.
 
   Args:
-    weight_axes: A tree of normalised `WeightAxes`, as the conventions and
-      inference return it.
+    spec: The axes of one array, in any form.
+    path: The leaf's path, for errors.
 
   Returns:
-    A tree of the same structure with an
-    :class:`optax.contrib.MuonDimensionNumbers` for each leaf that has both
-    reduction and output axes, and ``None`` (not a Muon leaf) for the others.
-    Give it as ``muon_weight_dimension_numbers``.
+    An :class:`optax.contrib.MuonDimensionNumbers`, or ``None`` for a leaf
+    without reduction or output axes. Such is a grouped convolution whose groups
+    are known: a matrix of it would mix groups that share no inputs.
 
   Raises:
     AttributeError: If the installed Optax has no ``MuonDimensionNumbers``.
-    ValueError: If hand-written axes name no output axes.
-
-  Example:
-    >>> import jax.numpy as jnp, optax_gc
-    >>> axes = optax_gc.flax_weight_axes({'kernel': jnp.ones((3, 2))})
-    >>> optax_gc.muon_dimension_numbers(axes)
-    {'kernel': MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1,))}
+    TypeError: If it is not a spec.
+    ValueError: If it names no output axes.
   """
-
-  def convert(axes):
-    if axes is None or not hasattr(axes, 'reason'):
-      return axes
-    if axes.reduction_axis and axes.output_axis is None:
-      raise ValueError(
-        f'{axes!r} names no output axes, which Muon needs. Give output_axis, '
-        'or take the axes from a convention or from inference.'
-      )
-    if not axes.reduction_axis or not axes.output_axis:
-      return None
-    return optax.contrib.MuonDimensionNumbers(
-      axes.reduction_axis, axes.output_axis
+  axes = to_weight_axes(spec, path)
+  if leaves_alone(axes):
+    return None
+  if axes.output_axis is None:
+    raise ValueError(
+      f'The axes of leaf {path!r} are {spec!r}: they name no output axes, '
+      'which Muon needs. Give output_axis, or take the axes from a convention '
+      'or from inference.'
     )
-
-  return jax.tree.map(convert, weight_axes, is_leaf=is_spec)
+  if not axes.output_axis:
+    return None
+  return optax.contrib.MuonDimensionNumbers(
+    axes.reduction_axis, axes.output_axis
+  )

@@ -1,52 +1,81 @@
-"""Names along the paths of a tree, and two trees paired by them.
+"""Names along the paths of a tree."""
 
-Paths and not structures are compared: a Flax NNX optimizer hands `init` and
-`update` trees of different structure and equal paths.
-"""
-
+import collections
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from optax_gc._axes.spec import (
-  LeafAxes,
-  WeightAxes,
-  is_spec,
-  normalize,
-  require_spec,
-)
+from optax_gc._axes.spec import WeightAxes, normalize
+
+Names = tuple[str, ...]
+NamedLeaf = tuple[Names, Any]
 
 
-def path_names(path: Sequence[Any]) -> tuple[str, ...]:
-  """The names along a JAX key path, alike for dicts, attributes and indices.
-
-  Flax NNX wraps each array in a node whose only child is the attribute
-  ``value``, in some trees of a model and not in others; that wrapper is left
-  out so that one leaf has one path.
-  """
-  if path and path[-1] == jax.tree_util.GetAttrKey('value'):
-    path = path[:-1]
-  return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-
-
-def flatten(tree: Any) -> tuple[list[tuple[tuple[str, ...], Any]], Any]:
+def flatten(tree: Any) -> tuple[list[NamedLeaf], Any]:
   """Leaves with the names along their paths, and the tree's structure."""
-  leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
-  return [(path_names(path), leaf) for path, leaf in leaves], treedef
+  return named_leaves(tree), jax.tree.structure(tree)
 
 
-class MatchErrorText(NamedTuple):
-  """What a tree beside the updates holds, in the words of error messages."""
+def named_leaves(
+  tree: Any, is_leaf: Callable[[Any], bool] = lambda x: False
+) -> list[NamedLeaf]:
+  """Leaves with the names along their paths.
 
-  title: str
-  noun: str
-  remedy: str
+  Names are alike for dicts, attributes and indices, in flat trees and in nested
+  ones: keys that are tuples are several names, and a node without names of its
+  own that wraps a single array (Flax's variables, whose only child is called
+  ``value``; named arrays) has no name of its own.
+
+  Args:
+    tree: Any tree.
+    is_leaf: What else is a leaf, as in ``jax.tree.leaves``.
+
+  Returns:
+    The leaves in the order of ``jax.tree.leaves``.
+  """
+  if any(map(_has_paths, jax.tree.leaves(tree, is_leaf=_has_paths))):
+    tree = jax.tree.map(
+      lambda x: collections.OrderedDict(x) if _has_paths(x) else x,
+      tree,
+      is_leaf=_has_paths,
+    )
+  flat, _ = jax.tree_util.tree_flatten_with_path(
+    tree, is_leaf=lambda x: _is_absent(x) or is_leaf(x)
+  )
+  names = _names([path for path, _ in flat])
+  return [
+    (own, leaf)
+    for own, (_, leaf) in zip(names, flat, strict=True)
+    if is_leaf(leaf) or not _is_absent(leaf)
+  ]
 
 
-_WEIGHT_AXES = MatchErrorText(
-  'weight axes', 'axes', 'Give one WeightAxes or None for each leaf'
-)
+def holes(tree: Any) -> list[NamedLeaf]:
+  """Nodes without leaves: None, masked or partitioned-out parts of a tree."""
+
+  def is_hole(x: Any) -> bool:
+    return _is_absent(x) or not jax.tree.leaves(x, is_leaf=_is_absent)
+
+  return [
+    (names, node)
+    for names, node in named_leaves(tree, is_hole)
+    if is_hole(node)
+  ]
+
+
+def is_sparse(x: Any) -> bool:
+  """Whether a node is a sparse array, whose leaves are its stored values."""
+  return hasattr(x, 'todense')
+
+
+def in_sparse_arrays(tree: Any) -> list[bool]:
+  """For each leaf, whether it is a part of a sparse array."""
+  return [
+    is_sparse(node)
+    for node in jax.tree.leaves(tree, is_leaf=is_sparse)
+    for _ in jax.tree.leaves(node)
+  ]
 
 
 def require_distinct_paths(tree: Any) -> None:
@@ -56,127 +85,98 @@ def require_distinct_paths(tree: Any) -> None:
     tree: Any tree.
 
   Raises:
-    ValueError: If a key that holds a '/' makes two paths alike.
+    ValueError: If a key that holds a '/', or keys that print alike, make two
+      paths alike.
   """
-  seen: dict[str, tuple[str, ...]] = {}
-  for names, leaf in flatten(tree)[0]:
+  seen: dict[str, Names] = {}
+  for names, leaf in named_leaves(tree):
     path = '/'.join(names)
     if path in seen:
       raise ValueError(
         f'Leaf {path!r} of shape {tuple(getattr(leaf, "shape", ()))} has the '
         f"same path as another, once names are joined by '/': {seen[path]} and "
-        f"{names}. Rename the key that holds a '/', as one entry cannot hold "
-        'both.'
+        f"{names}. Rename the key that holds a '/', or that prints like its "
+        'neighbor, as one entry cannot hold both.'
       )
     seen[path] = names
 
 
-def match_leaves(weight_axes: Any, tree: Any) -> list[LeafAxes]:
-  """Pairs every leaf of a tree with its normalised axes, by path.
+def map_leaves(fn: Callable[[Names, Any], Any], tree: Any) -> Any:
+  """Builds a tree of normalized axes from ``fn(names, leaf)``.
 
-  Args:
-    weight_axes: A tree of specs with one spec for each leaf of ``tree``.
-    tree: A tree of arrays or of anything with a shape and a dtype.
-
-  Returns:
-    A list in the order of ``jax.tree.leaves(tree)``.
-
-  Raises:
-    ValueError: If the trees do not match or axes do not fit a leaf.
-    TypeError: If a spec or an axis is of the wrong type.
+  Sparse arrays are left alone: their leaves are not the matrix.
   """
-  specs = by_path(weight_axes, is_spec)
-  for path, spec in specs.items():
-    require_spec(spec, '/'.join(path))
-  return [
-    LeafAxes(path, leaf, normalize(spec, path, leaf))
-    for path, leaf, spec in pair_by_path(specs, tree, _WEIGHT_AXES)
-  ]
-
-
-def by_path(tree: Any, is_leaf: Callable[[Any], bool]) -> dict[Any, Any]:
-  """The leaves of a tree by the names along their paths."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
-  return {path_names(path): leaf for path, leaf in leaves}
-
-
-def pair_by_path(
-  given: dict[Any, Any], tree: Any, text: MatchErrorText
-) -> list[tuple[str, Any, Any]]:
-  """Pairs every leaf of a tree with what is given for it.
-
-  Paths and not structures are compared: a Flax NNX optimizer hands `init` and
-  `update` trees of different structure and equal paths.
-
-  Args:
-    given: What is given, by path, as `by_path` returns it.
-    tree: A tree of arrays or of anything with a shape and a dtype.
-    text: What the error calls it.
-
-  Returns:
-    The '/'-joined path, the leaf and what is given for it, in the order of
-    ``jax.tree.leaves(tree)``.
-
-  Raises:
-    ValueError: If the paths do not match.
-  """
-  leaves, _ = flatten(tree)
-  paths = dict(leaves)
-  missing = [path for path in paths if path not in given]
-  extra = [path for path in given if path not in paths]
-  if extra:
-    holes = _empty_paths(tree)
-    extra = [
-      path
-      for path in extra
-      if not any(path[: len(hole)] == hole for hole in holes)
-    ]
-  if missing or extra:
-    raise ValueError(
-      _mismatch_message(
-        {path: getattr(paths[path], 'shape', ()) for path in missing},
-        {path: given[path] for path in extra},
-        text,
-      )
-    )
-  return [('/'.join(path), leaf, given[path]) for path, leaf in leaves]
-
-
-def map_leaves(fn: Callable[..., WeightAxes | None], tree: Any) -> Any:
-  """Builds a tree of normalised axes from ``fn(names, leaf)``."""
   leaves, treedef = flatten(tree)
   specs = [
-    normalize(fn(names, leaf), '/'.join(names), leaf) for names, leaf in leaves
+    WeightAxes((), (), 'stored values of a sparse array')
+    if sparse
+    else normalize(fn(names, leaf), '/'.join(names), leaf)
+    for (names, leaf), sparse in zip(
+      leaves, in_sparse_arrays(tree), strict=True
+    )
   ]
   return jax.tree_util.tree_unflatten(treedef, specs)
 
 
-def _empty_paths(tree: Any) -> list[tuple[str, ...]]:
-  """Paths of nodes without leaves: None, masked or partitioned-out nodes."""
-  nodes, _ = jax.tree_util.tree_flatten_with_path(
-    tree, is_leaf=lambda x: not jax.tree.leaves(x)
-  )
-  return [path_names(p) for p, node in nodes if not jax.tree.leaves(node)]
+def _is_absent(x: Any) -> bool:
+  """A node without leaves that still counts beside its siblings."""
+  return x is None or (isinstance(x, tuple) and not x)
 
 
-def _mismatch_message(
-  missing: dict[tuple[str, ...], Any],
-  extra: dict[tuple[str, ...], Any],
-  text: MatchErrorText,
-) -> str:
-  def listed(items, template):
-    texts = sorted(template('/'.join(p), x) for p, x in items.items())
-    more = f' and {len(texts) - 5} more' if len(texts) > 5 else ''
-    return ', '.join(texts[:5]) + more
+def _has_paths(x: Any) -> bool:
+  """Whether a node is a sequence of pairs of paths and values, as of NNX."""
+  return hasattr(x, 'paths') and hasattr(x, 'leaves') and hasattr(x, '__len__')
 
-  parts = [f'The {text.title} do not match the updates.']
-  if missing:
-    shapes = listed(missing, lambda path, x: f'{path!r} of shape {tuple(x)}')
-    parts.append(f'No {text.noun} are given for {shapes}.')
-  if extra:
-    specs = listed(extra, lambda path, x: f'{path!r} ({x!r})')
-    parts.append(
-      f'{text.noun.capitalize()} are given for {specs}, not in the updates.'
+
+def _names(paths: Sequence[Sequence[Any]]) -> list[Names]:
+  """The names along key paths that are all those of one tree, in its order."""
+  wraps = [[i for i, key in enumerate(p) if _may_wrap(key)] for p in paths]
+  branches = _branches(paths) if any(wraps) else [frozenset[int]()] * len(paths)
+  return [
+    tuple(
+      name
+      for i, key in enumerate(path)
+      if i not in wrap or i in branch
+      for name in _key_names(key)
     )
-  parts.append(f'{text.remedy}, in a tree like the params.')
-  return ' '.join(parts)
+    for path, wrap, branch in zip(paths, wraps, branches, strict=True)
+  ]
+
+
+def _may_wrap(key: Any) -> bool:
+  """Whether a key may be that of a node that only wraps an array."""
+  return key == jax.tree_util.GetAttrKey('value') or isinstance(
+    key, jax.tree_util.FlattenedIndexKey
+  )
+
+
+def _branches(paths: Sequence[Sequence[Any]]) -> list[frozenset[int]]:
+  """For each path, the depths at which it has siblings.
+
+  Paths under one node are next to each other, so that neighbors tell where a
+  node branches; a second sweep tells the paths before that place.
+  """
+  found = [frozenset[int]()] * len(paths)
+  for order in (range(len(paths)), range(len(paths) - 1, -1, -1)):
+    branch, before = frozenset[int](), None
+    for i in order:
+      if before is not None:
+        common = _common(before, paths[i])
+        branch = frozenset(d for d in branch if d < common) | {common}
+      found[i] |= branch
+      before = paths[i]
+  return found
+
+
+def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
+  pairs = zip(a, b, strict=False)
+  return next(
+    (i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b))
+  )
+
+
+def _key_names(key: Any) -> tuple[str, ...]:
+  own = getattr(key, 'key', None)
+  if isinstance(own, tuple):
+    return tuple(map(str, own))
+  return (jax.tree_util.keystr((key,), simple=True),)

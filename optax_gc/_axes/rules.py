@@ -1,115 +1,115 @@
 """Ordered rules, (regular expression, axes), and axes that replace others."""
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Callable, Sequence
+import dataclasses
 import re
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
-import jax
+from optax_gc._axes.pairs import Pair, leaf_axes, longest, not_in_holes
+from optax_gc._axes.paths import (
+  NamedLeaf,
+  Names,
+  flatten,
+  holes,
+  in_sparse_arrays,
+  map_leaves,
+  named_leaves,
+)
+from optax_gc._axes.spec import (
+  WeightAxes,
+  is_spec,
+  leaves_alone,
+  normalize,
+  require_spec,
+)
 
-from optax_gc._axes.paths import flatten, match_leaves, path_names
-from optax_gc._axes.spec import WeightAxes, normalize
 
+def match_weight_axes(rules: Sequence[tuple[Any, Any]]) -> Callable[[Any], Any]:
+  """A convention from ordered rules on the leaves' paths.
 
-def override_weight_axes(weight_axes: Any, overrides: Any, params: Any) -> Any:
-  """Replaces the axes of some leaves; the explicit ones win.
+  A leaf takes the axes of the first rule whose regular expression matches its
+  whole path, names joined by ``/``. Leaves of rank below 2 that no rule covers
+  are left alone; one of rank 2 or more is an error, so that nothing is missed
+  silently. End with ``('.*', None)`` to leave the rest alone.
 
   Args:
-    weight_axes: A tree of `WeightAxes` like ``params``, as inference and the
-      conventions return it.
-    overrides: Which leaves to replace and by what, as one of: ordered pairs of
-      a regular expression and of axes, of which the first whose expression
-      matches a leaf's whole path counts; or a tree of axes that holds some of
-      the leaves of ``params``. Axes are a `WeightAxes`, an axis, a tuple of
-      axes, or ``None`` to leave the leaf alone.
-    params: The arrays, or anything with their shapes and dtypes.
+    rules: Pairs of a regular expression (a string or a ``re.Pattern``) and of a
+      `WeightAxes`, a :class:`optax.contrib.MuonDimensionNumbers`, a reduction
+      axis or a tuple of them, or ``None`` to leave the leaf alone.
 
   Returns:
-    A tree like ``params`` with a normalised `WeightAxes` at every leaf.
+    A callable ``params -> tree`` of `WeightAxes`.
 
   Raises:
-    ValueError: If an override matches no leaf or does not fit its leaf.
+    ValueError: If a regular expression is malformed; when called, if a leaf of
+      rank 2 or more is uncovered, a rule matches no leaf, or axes do not fit a
+      leaf. Leaves that are masked out or absent, such as ``None``, count, so
+      that the rules for a whole model serve each part of it.
+    TypeError: If a rule is not a pair; when called, if an axis is not an
+      integer.
 
   Example:
     >>> import jax.numpy as jnp, optax_gc
-    >>> params = {'w': jnp.ones((2, 3)), 'v': jnp.ones((3, 4))}
-    >>> axes = optax_gc.flax_weight_axes(params)
-    >>> axes = optax_gc.override_weight_axes(axes, [('w', 1)], params)
-    >>> axes['w'].reduction_axis, axes['v'].reduction_axis
-    ((1,), (0,))
+    >>> convention = optax_gc.match_weight_axes([('.*/up', 0), ('.*', None)])
+    >>> convention({'mlp': {'up': jnp.ones((4, 8))}})['mlp']['up'].reason
+    "rule '.*/up'"
   """
-  given = match_leaves(weight_axes, params)
-  leaves, treedef = flatten(params)
-  explicit = explicit_axes(overrides, leaves)
-  return jax.tree_util.tree_unflatten(
-    treedef,
-    [
-      explicit.get(names, leaf.axes)
-      for (names, _), leaf in zip(leaves, given, strict=True)
-    ],
-  )
+  compiled = compile_rules(rules)
+
+  def convention(params: Any) -> Any:
+    require_matches(compiled, params, 'rules')
+
+    def axes(names: Names, leaf: Any) -> WeightAxes:
+      found = first_match(compiled, names, leaf)
+      if found is None:
+        shape = tuple(getattr(leaf, 'shape', ()))
+        if len(shape) < 2:
+          return WeightAxes((), reason='rank below 2 and no rule')
+        patterns = [rule.pattern.pattern for rule in compiled]
+        raise ValueError(
+          f'No rule covers leaf {"/".join(names)!r} of shape {shape}; the '
+          f'rules are {patterns}. Add a rule for '
+          "it, or end the rules with ('.*', None) to leave the rest alone."
+        )
+      return found
+
+    return map_leaves(axes, params)
+
+  return convention
 
 
-def explicit_axes(overrides: Any, leaves) -> dict[tuple[str, ...], WeightAxes]:
-  """The normalised axes of every leaf that is overridden, by its names."""
-  if overrides is None:
-    return {}
-  rules: list[tuple[Any, Any]]  # Of a pattern of paths, or one leaf's names.
-  if isinstance(overrides, Sequence) and all(map(_is_rule, overrides)):
-    rules = [(_compiled(pattern), spec) for pattern, spec in overrides]
-  elif isinstance(overrides, str) or _is_rule(overrides):
-    raise TypeError(
-      f'The overrides are {overrides!r}. Give a list of pairs of a regular '
-      'expression and axes, or a tree of axes.'
+class Rule(NamedTuple):
+  """Axes for the leaves whose whole path a pattern matches."""
+
+  pattern: re.Pattern[str]
+  spec: Any
+
+
+def compile_rules(rules: Any) -> list[Rule]:
+  """Checks rules and compiles their patterns."""
+  compiled = []
+  for rule in rules:
+    if not is_rule(rule):
+      raise TypeError(
+        f'Rule {rule!r} is not a pair of a regular expression and axes.'
+      )
+    regex, spec = rule
+    try:
+      pattern = re.compile(regex)
+    except re.error as error:
+      raise ValueError(
+        f'Rule {rule!r} has a malformed pattern: {error}.'
+      ) from error
+    # A list is what JSON makes of a tuple.
+    compiled.append(
+      Rule(pattern, tuple(spec) if isinstance(spec, list) else spec)
     )
-  else:
-    rules = [
-      (path_names(path), spec)
-      for path, spec in jax.tree_util.tree_flatten_with_path(
-        overrides, is_leaf=_is_axes
-      )[0]
-    ]
-  explicit = {}
-  unused = [key for key, _ in rules]
-  for names, leaf in leaves:
-    path = '/'.join(names)
-    matching = [rule for rule in rules if _matches(rule[0], names)]
-    unused = [key for key in unused if not _matches(key, names)]
-    if matching:
-      explicit[names] = _explicit(matching[0][1], path, leaf)
-  if unused:
-    listed = sorted(
-      '/'.join(key) if isinstance(key, tuple) else key.pattern for key in unused
-    )
-    raise ValueError(
-      f'The overrides {listed} match no leaf; the leaves are '
-      f'{["/".join(names) for names, _ in leaves]}.'
-    )
-  return explicit
+  return compiled
 
 
-def _matches(key: Any, names: tuple[str, ...]) -> bool:
-  if isinstance(key, tuple):
-    return key == names
-  return key.fullmatch('/'.join(names)) is not None
-
-
-def _compiled(pattern: Any) -> re.Pattern[str]:
-  try:
-    return re.compile(pattern)
-  except re.error as error:
-    raise ValueError(
-      f'The override {pattern!r} is a malformed pattern: {error}.'
-    ) from error
-
-
-def _explicit(spec: Any, path: str, leaf: Any) -> WeightAxes:
-  is_bare = isinstance(spec, (tuple, list)) or hasattr(spec, '__index__')
-  if is_bare and not _has_fields(spec):
-    spec = WeightAxes(spec, reason='given explicitly')
-  return normalize(spec, path, leaf)
-
-
-def _is_rule(item: Any) -> bool:
+def is_rule(item: Any) -> bool:
+  """Whether something is a pair that begins with a regular expression."""
   return (
     isinstance(item, (tuple, list))
     and len(item) == 2
@@ -117,13 +117,108 @@ def _is_rule(item: Any) -> bool:
   )
 
 
-def _is_axes(item: Any) -> bool:
-  return (
-    item is None
-    or _has_fields(item)
-    or (isinstance(item, tuple) and all(isinstance(a, int) for a in item))
+def first_match(
+  rules: Sequence[Rule], names: Names, leaf: Any
+) -> WeightAxes | None:
+  """The normalized axes by the first rule that matches, if one does."""
+  path = '/'.join(names)
+  for pattern, spec in rules:
+    if pattern.fullmatch(path):
+      axes = normalize(spec, path, leaf)
+      reason = axes.reason or f'rule {pattern.pattern!r}'
+      return dataclasses.replace(axes, reason=reason)
+  return None
+
+
+def require_matches(rules: Sequence[Rule], tree: Any, noun: str) -> None:
+  """Raises if a rule matches neither a leaf nor what is absent from a tree.
+
+  A masked-out node may stand for a subtree, all of whose paths it may hold.
+  """
+  paths = ['/'.join(names) for names, _ in named_leaves(tree)]
+  unused = [r for r in rules if not any(map(r.pattern.fullmatch, paths))]
+  if not unused or not paths:
+    return
+  absent = holes(tree)
+  if any(x is not None and type(x) not in _CONTAINERS for _, x in absent):
+    return
+  gone = ['/'.join(names) for names, node in absent if node is None]
+  unused = [r for r in unused if not any(map(r.pattern.fullmatch, gone))]
+  if unused:
+    _fail_unmatched([rule.pattern.pattern for rule in unused], paths, noun)
+
+
+def explicit_axes(overrides: Any, tree: Any) -> list[WeightAxes | None]:
+  """The normalized axes of every leaf that is overridden, else ``None``.
+
+  Args:
+    overrides: Rules, or a tree of axes that holds some of the leaves of
+      ``tree`` or subtrees of it, or ``None`` for no overrides.
+    tree: The arrays, or anything with their shapes and dtypes.
+
+  Returns:
+    A list in the order of ``jax.tree.leaves(tree)``.
+
+  Raises:
+    ValueError: If an override matches no leaf or does not fit its leaf.
+    TypeError: If the overrides are neither rules nor a tree of axes.
+  """
+  leaves, _ = flatten(tree)
+  if overrides is None:
+    return [None] * len(leaves)
+  if isinstance(overrides, Sequence) and all(map(is_rule, overrides)):
+    rules = compile_rules(overrides)
+    require_matches(rules, tree, 'overrides')
+    return [first_match(rules, names, leaf) for names, leaf in leaves]
+  if isinstance(overrides, str) or is_rule(overrides):
+    raise TypeError(
+      f'The overrides are {overrides!r}. Give a list of pairs of a regular '
+      'expression and axes, or a tree of axes.'
+    )
+  return _from_tree(overrides, leaves, tree)
+
+
+def _from_tree(
+  overrides: Any, leaves: list[NamedLeaf], tree: Any
+) -> list[WeightAxes | None]:
+  given = named_leaves(overrides, is_spec)
+  for names, spec in given:
+    require_spec(spec, '/'.join(names))
+  entries = dict(given)
+  found = [longest(names, entries) for names, _ in leaves]
+  used = set(found)
+  unused = [
+    names
+    for names, spec in given
+    if names not in used and not leaves_alone(spec)
+  ]
+  if unused := not_in_holes(unused, tree):
+    paths = ['/'.join(names) for names, _ in leaves]
+    _fail_unmatched(['/'.join(names) for names in unused], paths, 'overrides')
+  axes: list[WeightAxes | None] = []
+  for (names, leaf), at, sparse in zip(
+    leaves, found, in_sparse_arrays(tree), strict=True
+  ):
+    if at is None:
+      axes.append(None)
+      continue
+    pair = Pair(names, leaf, entries[at], names[len(at) :])
+    own = leaf_axes(pair, sparse).axes
+    reason = own.reason or 'given explicitly'
+    axes.append(dataclasses.replace(own, reason=reason))
+  return axes
+
+
+def _fail_unmatched(
+  unused: Sequence[str], paths: Sequence[str], noun: str
+) -> NoReturn:
+  shown = list(paths[:20])
+  more = f' and {len(paths) - 20} more' if len(paths) > 20 else ''
+  raise ValueError(
+    f'The {noun} {sorted(unused)} match no leaf; the leaves are {shown}{more}. '
+    'Correct or remove them: what they are for would be left as it is.'
   )
 
 
-def _has_fields(item: Any) -> bool:
-  return hasattr(item, 'reduction_axis')
+# What may be empty without standing for anything that was taken out.
+_CONTAINERS = (dict, list, tuple, collections.OrderedDict)

@@ -10,6 +10,7 @@ import operator
 from typing import Any, NamedTuple, NoReturn
 
 import jax.numpy as jnp
+import numpy as np
 
 LEFT_ALONE_ONE = 'weight vector of one element: centralizing would freeze it'
 LEFT_ALONE_EMPTY = 'has no elements'
@@ -34,10 +35,16 @@ class WeightAxes:
     output_axis: An axis or axes that number the layer's outputs; ``None`` means
       all the others. Axes in neither field are batch axes (stacked layers,
       heads, experts).
-    reason: A sentence that says why; :func:`optax_gc.summary` prints it. Two
-      specs that differ only in their reasons are equal.
+    reason: A sentence that says why; :func:`optax_gc.summary` prints it.
     convolution: Whether the array is a convolution kernel, which is what
       ``conv_only=True`` keeps.
+    guess: Whether a convention decided by rank alone, as it knows neither the
+      name nor the shape.
+    ndim: The rank of the array that the axes were made for, if it is known. An
+      array of another rank is refused. Without it, axes that are all counted
+      from the start and name their outputs end with the array's last axis.
+
+  Two specs are equal if their axes are and both or neither are a convolution's.
 
   Example:
     >>> import optax_gc
@@ -53,6 +60,8 @@ class WeightAxes:
   output_axis: tuple[int, ...] | None
   reason: str = dataclasses.field(compare=False)
   convolution: bool
+  guess: bool = dataclasses.field(compare=False, repr=False)
+  ndim: int | None = dataclasses.field(compare=False, repr=False)
 
   def __init__(
     self,
@@ -60,20 +69,21 @@ class WeightAxes:
     output_axis: int | Sequence[int] | None = None,
     reason: str = '',
     convolution: bool = False,
+    guess: bool = False,
+    ndim: int | None = None,
   ):
     # Frozen, so that one spec can serve many leaves: hence no plain setting.
+    outputs = None if output_axis is None else _as_tuple(output_axis)
     object.__setattr__(self, 'reduction_axis', _as_tuple(reduction_axis))
-    object.__setattr__(
-      self,
-      'output_axis',
-      None if output_axis is None else _as_tuple(output_axis),
-    )
+    object.__setattr__(self, 'output_axis', outputs)
     object.__setattr__(self, 'reason', reason)
     object.__setattr__(self, 'convolution', convolution)
+    object.__setattr__(self, 'guess', guess)
+    object.__setattr__(self, 'ndim', ndim)
 
 
 class LeafAxes(NamedTuple):
-  """One leaf of a tree, its '/'-joined path and its normalised axes."""
+  """One leaf of a tree, its '/'-joined path and its normalized axes."""
 
   path: str
   leaf: Any
@@ -87,10 +97,55 @@ def is_inexact(leaf: Any) -> bool:
 
 
 def is_spec(x: Any) -> bool:
-  """A spec or ``None``; Muon's type is known by its fields, as it moves."""
-  return x is None or (
-    hasattr(x, 'reduction_axis') and hasattr(x, 'output_axis')
+  """Whether something says the axes of one array, or of a subtree's arrays.
+
+  Muon's type is known by its fields, as it moves. Lists and named tuples are
+  nodes of a tree.
+  """
+  return x is None or _has_fields(x) or is_bare(x)
+
+
+def is_bare(x: Any) -> bool:
+  """Whether something is an axis or a tuple of axes."""
+  axes = x if type(x) is tuple else (x,)
+  return all(
+    isinstance(a, (int, np.integer)) and not isinstance(a, bool) for a in axes
   )
+
+
+def leaves_alone(spec: Any) -> bool:
+  """Whether a spec names no reduction axes."""
+  return spec is None or not (
+    spec.reduction_axis if _has_fields(spec) else _as_tuple(spec)
+  )
+
+
+def to_weight_axes(spec: Any, path: str) -> WeightAxes:
+  """A spec in any form as `WeightAxes`, not checked against an array.
+
+  Whether bare axes and Muon's are a convolution's is told by their number and
+  by the layer's name.
+  """
+  require_spec(spec, path)
+  if spec is None:
+    return WeightAxes((), (), LEFT_ALONE_GIVEN)
+  if isinstance(spec, WeightAxes):
+    return spec
+  axes = (
+    WeightAxes(spec.reduction_axis, spec.output_axis)
+    if _has_fields(spec)
+    else WeightAxes(spec)
+  )
+  convolution = len(axes.reduction_axis) > 1 and _is_in_convolution(path)
+  return dataclasses.replace(axes, convolution=convolution)
+
+
+def is_weight(axes: WeightAxes) -> bool:
+  """Whether an array holds weight vectors, of one element too.
+
+  One that is left alone for its size alone keeps its output axes.
+  """
+  return bool(axes.reduction_axis or axes.output_axis)
 
 
 def vector_size(shape: Sequence[int], axes: WeightAxes) -> int:
@@ -106,37 +161,40 @@ def normalize(spec: Any, path: str, leaf: Any) -> WeightAxes:
   one element, no elements, no floating-point dtype) has no reduction axis.
 
   Args:
-    spec: `WeightAxes`, anything else with Muon's two fields, or ``None``.
+    spec: `WeightAxes`, anything else with Muon's two fields, an axis, a tuple
+      of axes, or ``None``.
     path: The leaf's path, for errors.
     leaf: Anything with a shape and a dtype.
 
   Returns:
-    The normalised `WeightAxes`.
+    The normalized `WeightAxes`.
 
   Raises:
-    ValueError: If an axis is out of range or named twice, or the leaf holds no
-      floating-point numbers.
+    ValueError: If an axis is out of range or named twice, the axes are those of
+      an array of another rank, or the leaf holds no floating-point numbers.
     TypeError: If the spec or an axis is of the wrong type.
   """
-  if spec is None:
-    return WeightAxes((), (), LEFT_ALONE_GIVEN)
-  require_spec(spec, path)
+  given = to_weight_axes(spec, path)
   shape = tuple(getattr(leaf, 'shape', ()))
   fail = _Complaint(path, shape, spec)
-  reduction = _axes_in_range(spec.reduction_axis, len(shape), fail)
-  output = _axes_in_range(spec.output_axis, len(shape), fail)
-  if reduction and spec.output_axis is None:
-    output = tuple(a for a in range(len(shape)) if a not in reduction)
+  reduction = _axes_in_range(given.reduction_axis, len(shape), fail)
+  output = _axes_in_range(given.output_axis, len(shape), fail)
   if shared := sorted(set(reduction) & set(output)):
     fail(ValueError, f'axis {shared[0]} is both a reduction and an output axis')
-  if reduction and not is_inexact(leaf):
-    dtype = getattr(leaf, 'dtype', type(leaf).__name__)
-    fail(ValueError, f'it holds {dtype}, which has no mean to subtract')
+  if reduction:
+    _require_rank(given, len(shape), fail)
+    if given.output_axis is None:
+      output = tuple(a for a in range(len(shape)) if a not in reduction)
+    if not is_inexact(leaf):
+      dtype = getattr(leaf, 'dtype', type(leaf).__name__)
+      fail(ValueError, f'it holds {dtype}, which has no mean to subtract')
   axes = WeightAxes(
     reduction,
     output,
-    getattr(spec, 'reason', '') or LEFT_ALONE_GIVEN * (not reduction),
-    getattr(spec, 'convolution', False),
+    given.reason or LEFT_ALONE_GIVEN * (not reduction),
+    given.convolution,
+    given.guess,
+    len(shape),
   )
   if reduction and 0 in shape:
     return dataclasses.replace(axes, reduction_axis=(), reason=LEFT_ALONE_EMPTY)
@@ -146,12 +204,27 @@ def normalize(spec: Any, path: str, leaf: Any) -> WeightAxes:
 
 
 def require_spec(spec: Any, path: str) -> None:
-  if not is_spec(spec):
-    raise TypeError(
-      f'The axes of leaf {path!r} are {spec!r}, of type '
-      f'{type(spec).__name__}. Give an optax_gc.WeightAxes, an '
-      'optax.contrib.MuonDimensionNumbers, or None to leave the leaf alone.'
+  """Raises if something is not a spec."""
+  if is_spec(spec):
+    return
+  kind = type(spec).__name__
+  advice = (
+    'Give an optax_gc.WeightAxes, an optax.contrib.MuonDimensionNumbers, an '
+    'axis, a tuple of axes, or None to leave the leaf alone.'
+  )
+  if hasattr(spec, 'keys'):
+    advice = (
+      f'JAX takes a {kind} for a leaf, as it does not know that type. Give '
+      'dicts, in it too: Keras, for one, turns dicts into tracked ones where '
+      'they are set as attributes.'
     )
+  elif hasattr(spec, 'shape'):
+    spec, advice = f'an array of shape {tuple(spec.shape)}', f'{advice} Params '
+    advice += "hold no axes: a convention, such as 'flax', reads theirs."
+  given = spec if isinstance(spec, str) and ' ' in spec else repr(spec)
+  raise TypeError(
+    f'The axes of leaf {path!r} are {given}, of type {kind}. {advice}'
+  )
 
 
 class _Complaint(NamedTuple):
@@ -171,6 +244,10 @@ class _Complaint(NamedTuple):
     )
 
 
+def _has_fields(x: Any) -> bool:
+  return hasattr(x, 'reduction_axis') and hasattr(x, 'output_axis')
+
+
 def _as_tuple(axes: Any) -> tuple[Any, ...]:
   if getattr(axes, 'ndim', 0) == 1:
     axes = axes.tolist()
@@ -179,10 +256,10 @@ def _as_tuple(axes: Any) -> tuple[Any, ...]:
 
 def _axes_in_range(axis: Any, ndim: int, fail: _Complaint) -> tuple[int, ...]:
   """Non-negative, ascending axes; nothing wraps."""
-  axes = []
+  axes: list[int] = []
   for a in () if axis is None else _as_tuple(axis):
     if isinstance(a, bool) or not hasattr(a, '__index__'):
-      fail(TypeError, f'axis {a!r} is no integer')
+      fail(TypeError, f'axis {a!r} is not an integer')
     a = operator.index(a)
     if not -ndim <= a < ndim:
       fail(ValueError, f'axis {a} is out of range for rank {ndim}')
@@ -190,3 +267,22 @@ def _axes_in_range(axis: Any, ndim: int, fail: _Complaint) -> tuple[int, ...]:
       fail(ValueError, f'axis {a} is named twice')
     axes.append(a % ndim)
   return tuple(sorted(axes))
+
+
+def _require_rank(given: WeightAxes, ndim: int, fail: _Complaint) -> None:
+  """Raises if axes are those of an array of another rank."""
+  rank = given.ndim
+  if rank is None and given.output_axis is not None:
+    named = given.reduction_axis + given.output_axis
+    rank = max(named) + 1 if min(named) >= 0 else None
+  if rank not in (None, ndim):
+    fail(
+      ValueError,
+      f'these are the axes of an array of rank {rank}, not {ndim}; batch axes '
+      'that come last want negative axes',
+    )
+
+
+def _is_in_convolution(path: str) -> bool:
+  """Whether the layer, or the leaf itself, is named like a convolution."""
+  return 'conv' in '/'.join(path.split('/')[-2:]).lower()

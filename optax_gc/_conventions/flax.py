@@ -1,21 +1,16 @@
 """Flax and Haiku: outputs come last."""
 
+import dataclasses
 from typing import Any
 
-from optax_gc._axes.paths import map_leaves
 from optax_gc._axes.spec import WeightAxes
-from optax_gc._conventions.names import (
-  PROJECTION_IN,
-  Names,
-  bias_shape,
-  exempt_axes,
-  leaf_shapes,
-  marked,
-  words,
-)
+from optax_gc._conventions import names as known
+from optax_gc._conventions.layers import Site, guess, read_convention
 
 
-def flax_weight_axes(params: Any, *, embeddings: bool = False) -> Any:
+def flax_weight_axes(
+  params: Any, *, embeddings: bool = False, strict: bool = False
+) -> Any:
   """Weight axes by the convention of Flax and Haiku: outputs come last.
 
   Applied to every array of rank 2 or more, whatever its name, except biases,
@@ -37,17 +32,23 @@ def flax_weight_axes(params: Any, *, embeddings: bool = False) -> Any:
   ============================  ==========================  =================
 
   Names and shapes cannot tell everything: stacked layers without a bias,
-  transposed convolutions with as many inputs as outputs and ``DenseGeneral``
-  without a bias need :func:`optax_gc.infer_weight_axes` or explicit axes.
+  transposed convolutions with as many inputs as outputs, ``DenseGeneral``
+  without a bias and names that are neither Flax's nor Haiku's are guesses.
+  They follow the rule, but carry ``guess=True``, and transformations warn of
+  them; :func:`optax_gc.infer_weight_axes` or explicit axes settle them.
 
   Args:
     params: A tree of arrays, or of anything with a shape and a dtype: linen or
       Haiku dicts, an ``nnx.State``.
     embeddings: Whether embedding tables ``(rows, features)`` are centralized
       too, each row's gradient being a weight vector's as in the authors' code.
+    strict: Whether guesses are an error.
 
   Returns:
     A tree like ``params`` with a `WeightAxes` at every leaf.
+
+  Raises:
+    ValueError: With ``strict``, if axes are guesses; ten are named.
 
   Example:
     >>> import jax.numpy as jnp, optax_gc
@@ -55,51 +56,90 @@ def flax_weight_axes(params: Any, *, embeddings: bool = False) -> Any:
     >>> optax_gc.flax_weight_axes(params)['kernel'].reduction_axis
     (0, 1, 2)
   """
-  shapes = leaf_shapes(params)
-
-  def axes(names, leaf):
-    names = words(names)
-    bias = bias_shape(names, shapes)
-    exempt = exempt_axes(names, leaf, bias, embeddings)
-    return exempt or _flax_kernel(names, tuple(leaf.shape), bias)
-
-  return map_leaves(axes, params)
+  return read_convention(params, _kernel_axes, embeddings, strict)
 
 
-def _flax_kernel(
-  names: Names, shape: tuple[int, ...], bias: tuple[int, ...] | None
-) -> WeightAxes:
+def _kernel_axes(site: Site) -> WeightAxes:
   """Axes of a kernel whose outputs come last."""
-  parent = names[-2] if len(names) > 1 else ''
-  ndim = len(shape)
-  if spec := _axes_beside_bias(shape, bias):
-    pass
-  elif ndim == 3 and PROJECTION_IN.fullmatch(parent):
-    spec = WeightAxes(0, reason=f'attention projection, named {parent!r}')
-  else:
-    spec = WeightAxes(range(ndim - 1), reason='Flax: all axes but the last')
-  one_output = spec.output_axis is None or len(spec.output_axis) == 1
-  return marked(spec, names) if one_output else spec
+  axes = _axes(site)
+  if not known.FLAX_KERNEL.matches(site.name) and not axes.guess:
+    axes = guess(axes)
+  one_output = axes.output_axis is None or len(axes.output_axis) == 1
+  convolution = (
+    one_output and len(axes.reduction_axis) > 1 and _may_be_convolution(site)
+  )
+  return dataclasses.replace(axes, convolution=convolution)
 
 
-def _axes_beside_bias(
-  shape: tuple[int, ...], bias: tuple[int, ...] | None
-) -> WeightAxes | None:
-  """Reduction axes as those the layer's bias lacks, where that is plain.
+def _axes(site: Site) -> WeightAxes:
+  ndim = len(site.shape)
+  all_but_last = WeightAxes(range(ndim - 1), ndim - 1, 'all axes but the last')
+  readings = _readings_beside_bias(site)
+  if known.TRANSPOSED.matches(site.layer) and ndim > 2:
+    if site.name == 'w':  # Haiku's always have their inputs last.
+      return _inputs_last(ndim, 'a transposed convolution, by its name')
+    # Flax's have them last if transpose_kernel=True.
+    return readings[0] if len(readings) == 1 else guess(all_but_last)
+  if readings:
+    is_told = len(readings) == 1 or known.QUERY.matches(site.layer)
+    return readings[0] if is_told else guess(readings[0])
+  if ndim == 2:
+    return all_but_last
+  if site.is_convolution:
+    return WeightAxes(
+      range(ndim - 1), ndim - 1, f'a convolution, named {site.layer!r}'
+    )
+  if ndim == 3:
+    reason = f'attention projection, named {site.layer!r}'
+    if known.QUERY.matches(site.layer):
+      return WeightAxes(0, reason=reason)
+    if known.PROJECTION_IN.matches(site.layer):
+      return guess(WeightAxes(0, reason=reason))
+    if site.is_in_attention and known.PROJECTION_OUT.matches(site.layer):
+      return WeightAxes((0, 1), reason=reason)
+  return guess(all_but_last)
+
+
+def _readings_beside_bias(site: Site) -> list[WeightAxes]:
+  """Reduction axes as those that the layer's bias lacks, in all ways that fit.
 
   A kernel is ``(*batch, *inputs, *outputs)`` and its bias
-  ``(*batch, *outputs)``; where several readings fit, the one with the fewest
-  batch axes counts. A transposed kernel is ``(*inputs, out, in)``.
+  ``(*batch, *outputs)``; readings with fewer batch axes come first. A
+  transposed kernel is ``(*inputs, out, in)``.
   """
+  shape, bias = site.shape, site.bias
   if not bias or len(bias) >= len(shape):
-    return None
+    return []
   inputs = len(shape) - len(bias)
   reason = f'axes absent from the bias {bias}'
-  for batch in range(len(bias)):
-    end = batch + inputs
-    if bias == shape[:batch] + shape[end:]:
-      return WeightAxes(range(batch, end), range(end, len(shape)), reason)
-  if bias == shape[-2:-1]:
-    others = (*range(len(shape) - 2), len(shape) - 1)
-    return WeightAxes(others, len(shape) - 2, reason)
-  return None
+  readings = [
+    WeightAxes(range(n, n + inputs), range(n + inputs, len(shape)), reason)
+    for n in range(len(bias))
+    if bias == shape[:n] + shape[n + inputs :]
+  ]
+  may_be_transposed = known.TRANSPOSED.matches(site.layer) or not readings
+  if may_be_transposed and bias == shape[-2:-1]:
+    readings.append(_inputs_last(len(shape), reason))
+  return readings
+
+
+def _inputs_last(ndim: int, reason: str) -> WeightAxes:
+  return WeightAxes((*range(ndim - 2), ndim - 1), ndim - 2, reason)
+
+
+def _may_be_convolution(site: Site) -> bool:
+  """Whether a kernel with two or more reduction axes is a convolution's.
+
+  The layer's own name decides, not those of the layers that it is in. Without
+  a name, a kernel of rank 3 needs a bias: stacked matrices have none of rank 1.
+  """
+  if known.CONVOLUTION.matches(site.layer or site.name):
+    return True
+  if (
+    not known.FLAX_KERNEL.matches(site.name)
+    or known.NOT_CONVOLUTION.matches(site.layer)
+    or known.PROJECTION_IN.matches(site.layer)
+    or (site.is_in_attention and known.PROJECTION_OUT.matches(site.layer))
+  ):
+    return False
+  return len(site.shape) > 3 or site.bias is not None

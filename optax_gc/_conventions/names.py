@@ -1,110 +1,129 @@
-"""What names and the bias beside a kernel tell of a layer."""
+"""What the conventions know: names, as a table, and what they are to catch."""
 
-import dataclasses
 import re
-from typing import Any
+from typing import NamedTuple
 
-from optax_gc._axes.paths import flatten
-from optax_gc._axes.spec import WeightAxes, is_inexact
 
-Names = tuple[str, ...]
+class Known(NamedTuple):
+  """Names that tell what an array or a layer is.
 
-_BIAS = re.compile(
-  r'(.*_)?(bias(es)?(_[a-z]{1,2}\d*(_l\d+)?)?|beta|offset|shift)'
+  Attributes:
+    pattern: Matched as a whole, without regard to case.
+    means: What the names are for.
+    examples: Names that it is to catch.
+    others: Names that look alike and are not to be caught.
+  """
+
+  pattern: re.Pattern[str]
+  means: str
+  examples: tuple[str, ...]
+  others: tuple[str, ...]
+
+  def matches(self, name: str) -> bool:
+    return self.pattern.fullmatch(name) is not None
+
+
+def _known(pattern: str, means: str, examples: str, others: str = '') -> Known:
+  compiled = re.compile(pattern, re.IGNORECASE)
+  return Known(compiled, means, tuple(examples.split()), tuple(others.split()))
+
+
+# Of an array: the last name of its path.
+
+BIAS = _known(
+  r'(.*_)?(bias(es)?(_[a-z]{1,2}\d*(_l\d+)?)?|beta|offset|shift)',
+  'added to activations, at any rank',
+  'bias biases b_bias attn_bias bias_hh bias_ih_l0 bias_k beta offset shift',
+  'b unbiased lora_b shifted',
 )
-_SCALE = re.compile(r'(.*_)?(scale|gamma)')
-_EMBEDDING = re.compile(
+SCALE = _known(
+  r'(.*_)?(scale|gamma)',
+  'multiplies activations entry by entry',
+  'scale gamma layer_scale',
+  'scaled weight',
+)
+EMBEDDING = _known(
   r'(?!.*unembed)(.*embed(ding|dings)?|(.*_)?emb)(_(tokens?|table|positions?))?'
-  r'|wte|wpe'
+  r'|wte|wpe',
+  'a table whose rows are looked up or added',
+  'embedding embeddings embed pos_embed pos_embedding embed_tokens pos_emb wte '
+  'input_embedding_table',
+  'unembedding unembed_tokens member kernel',
 )
-_TABLE = ('weight', 'table')
-_WEIGHTS = ('w', 'kernel', 'weight')
-PROJECTION_IN = re.compile(r'(.*_)?(q|k|v|qkv|query|key|value)(_proj)?')
-_PROJECTION_OUT = re.compile(r'out|(o|out|output)_proj')
-_ATTENTION = re.compile(r'att(n|ention)', re.IGNORECASE)
-_CONVOLUTION = re.compile(r'conv', re.IGNORECASE)
-_NO_CONVOLUTION = re.compile(r'dense|linear|einsum|lora', re.IGNORECASE)
+TABLE = _known(
+  'weight|table',
+  'the array of a layer that is named like an embedding',
+  'weight table',
+  'weights kernel',
+)
+FLAX_KERNEL = _known(
+  r'kernel|w|w_[ih]|lora_[ab]',
+  "a kernel of Flax, Haiku, Haiku's GRU or NNX's LoRA",
+  'kernel w w_i w_h lora_a lora_b',
+  'weight wi w1 weights kernels codebook tokens d',
+)
+TORCH_KERNEL = _known(
+  r'((in|[qkv])_proj_)?weight|weight_[ih]h(_l\d+)?(_reverse)?',
+  "a kernel of PyTorch or Equinox, of their recurrent layers, of PyTorch's "
+  'attention',
+  'weight weight_ih weight_hh weight_ih_l0 weight_hh_l1_reverse in_proj_weight '
+  'q_proj_weight',
+  'kernel w weights weight_g cls_token',
+)
 
+# Of the layer that an array is in, without indices: the name before the last.
 
-def words(names: Names) -> Names:
-  """Names without the separators of flat dicts: ``a/b``, ``a.b``."""
-  return tuple(word for name in names for word in re.split('[/.]', name))
-
-
-def leaf_shapes(params: Any) -> dict[Names, tuple[int, ...]]:
-  leaves, _ = flatten(params)
-  return {
-    words(names): tuple(getattr(leaf, 'shape', ())) for names, leaf in leaves
-  }
-
-
-def bias_shape(
-  names: Names, shapes: dict[Names, tuple[int, ...]]
-) -> tuple[int, ...] | None:
-  """The shape of the bias beside a kernel, if there is one.
-
-  A leaf `b` is a bias if it is alone or beside a weight: `a` and `b` may be two
-  matrices.
-  """
-  if names and (shape := shapes.get((*names[:-1], 'bias'))):
-    return shape
-  if not names:
-    return None
-  layer, name = names[:-1], names[-1]
-  if name in _WEIGHTS or name.startswith('w_'):
-    return shapes.get((*layer, 'b'))
-  if name == 'b' and len(shapes[names]) > 1:
-    beside = [n[-1] for n in shapes if n[:-1] == layer and n != names]
-    if not beside or any(n in _WEIGHTS for n in beside):
-      return shapes[names]
-  return None
-
-
-def marked(spec: WeightAxes, names: Names) -> WeightAxes:
-  """Axes with the mark of a convolution, by their number and the name."""
-  convolution = len(spec.reduction_axis) > 1 and _may_be_convolution(names)
-  return dataclasses.replace(spec, convolution=convolution)
-
-
-def exempt_axes(
-  names: Names,
-  leaf: Any,
-  bias: tuple[int, ...] | None,
-  embeddings: bool,
-) -> WeightAxes | None:
-  """Axes of a leaf that holds no weight vectors, or ``None`` if it does."""
-  shape = tuple(getattr(leaf, 'shape', ()))
-  name = names[-1] if names else ''
-  parent = names[-2] if len(names) > 1 else ''
-  if not is_inexact(leaf):
-    return WeightAxes((), reason='holds no floating-point numbers')
-  if len(shape) < 2:
-    return WeightAxes((), reason='rank below 2: no weight vectors')
-  if _BIAS.fullmatch(name) or (name == 'b' and bias):
-    return WeightAxes((), reason='a bias, by its name')
-  if _SCALE.fullmatch(name):
-    return WeightAxes((), reason='a scale, by its name')
-  if shape == bias:
-    return WeightAxes((), reason="a scale, as its shape is its bias's")
-  is_table = _EMBEDDING.fullmatch(name) or (
-    name in _TABLE and _EMBEDDING.fullmatch(parent)
-  )
-  if is_table and len(shape) < 4:
-    if embeddings:
-      return WeightAxes(-1, reason='rows of an embedding table, as asked')
-    return WeightAxes((), reason='an embedding table, by its name')
-  return None
-
-
-def _may_be_convolution(names: Names) -> bool:
-  """Whether a kernel with two or more reduction axes is a convolution's.
-
-  The layer's own name decides, not those of the layers that it is in.
-  """
-  layer = names[-2] if len(names) > 1 else ''.join(names)
-  if _CONVOLUTION.search(layer):
-    return True
-  if _NO_CONVOLUTION.search(layer) or PROJECTION_IN.fullmatch(layer):
-    return False
-  around = names[-3] if len(names) > 2 else ''
-  return not (_PROJECTION_OUT.fullmatch(layer) and _ATTENTION.search(around))
+QUERY = _known(
+  'query|key|value',
+  "an attention's kernel (in, heads, head_dim), of Flax",
+  'query key value',
+  'q_proj queries',
+)
+PROJECTION_IN = _known(
+  r'(.*_)?(q|k|v|qkv|query|key|value)(_proj)?',
+  "an attention's kernel, of any kind",
+  'q k v qkv query key value q_proj query_proj self_query',
+  'out o_proj quantize values',
+)
+PROJECTION_OUT = _known(
+  r'out|(o|out|output)_proj',
+  "an attention's kernel (heads, head_dim, out)",
+  'out o_proj out_proj output_proj',
+  'output outer proj',
+)
+ATTENTION = _known(
+  r'.*(att(n|ention)|mha).*',
+  'attention, around its projections',
+  'attn self_attn MultiHeadDotProductAttention_0 SelfAttention mha',
+  'matte attempt',
+)
+CONVOLUTION = _known(
+  r'.*conv.*',
+  'a convolution',
+  'Conv_0 conv1 conv2_d ConvTranspose_0 depthwise_conv1_d convs',
+  'covariance dense',
+)
+CONVOLUTION_OF_DIMENSIONS = _known(
+  r'.*conv[a-z]*_?(?P<dimensions>[123])_?d(?![a-z]).*',
+  'a convolution over so many dimensions',
+  'conv1d Conv3D conv2_d conv2_d_1 conv1_d_transpose depthwise_conv2_d conv_1d',
+  'conv1 conv2_down Conv_0 conv1_dense',
+)
+TRANSPOSED = _known(
+  r'.*(transpose|deconv).*',
+  'a transposed convolution, whose kernel may have inputs last',
+  'ConvTranspose_0 conv2_d_transpose deconv1',
+  'transform Conv_0',
+)
+NOT_CONVOLUTION = _known(
+  r'.*(dense|linear|einsum|lora|expert|moe).*',
+  'a layer of matrices, whatever their rank',
+  'Dense_0 DenseGeneral_0 linear LinearGeneral experts moe_layer Einsum_0 lora',
+  'Conv_0 layers mixer',
+)
+NORM = _known(
+  r'.*norm.*|(.*_)?[lb]n(_?[a-z\d]+)?',
+  'a normalization, whose weight is a scale',
+  'norm LayerNorm_0 input_norm rms_norm norm1 ln ln_1 bn2 ln_f final_ln',
+  'dense linear conv fan',
+)

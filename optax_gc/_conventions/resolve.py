@@ -2,72 +2,22 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import re
 from typing import Any
+import warnings
 
 import jax
 
-from optax_gc._axes.paths import map_leaves, match_leaves
-from optax_gc._axes.spec import LeafAxes, WeightAxes, is_spec
+from optax_gc._axes.pairs import match_leaves
+from optax_gc._axes.paths import holes, named_leaves
+from optax_gc._axes.spec import LeafAxes, is_spec
 from optax_gc._conventions.flax import flax_weight_axes
-from optax_gc._conventions.names import marked, words
+from optax_gc._conventions.layers import GuessedAxesWarning, guesses_text
 from optax_gc._conventions.torch import torch_weight_axes
 
 CONVENTIONS: dict[str, Callable[[Any], Any]] = {
   'flax': flax_weight_axes,
   'torch': torch_weight_axes,
 }
-
-
-def match_weight_axes(
-  rules: Sequence[tuple[str, Any]],
-) -> Callable[[Any], Any]:
-  """A convention from ordered rules on the leaves' paths.
-
-  A leaf takes the axes of the first rule whose regular expression matches its
-  whole path, names joined by ``/``. Leaves of rank below 2 that no rule covers
-  are left alone; one of rank 2 or more is an error, so that nothing is missed
-  silently. End with ``('.*', None)`` to leave the rest alone.
-
-  Args:
-    rules: Pairs of a regular expression and of a `WeightAxes`, a reduction
-      axis or a tuple of them, or ``None`` to leave the leaf alone. Bare axes
-      are a convolution's if they are two or more and the layer's name does not
-      say otherwise.
-
-  Returns:
-    A callable ``params -> tree`` of `WeightAxes`.
-
-  Raises:
-    ValueError: If a regular expression is malformed; when called, if a leaf of
-      rank 2 or more is uncovered or axes do not fit a leaf.
-    TypeError: If a rule is no pair; when called, if an axis is no integer.
-
-  Example:
-    >>> import jax.numpy as jnp, optax_gc
-    >>> convention = optax_gc.match_weight_axes(
-    ...   [('.*/up', 0), ('.*/qkv', (1, 2)), ('.*', None)]
-    ... )
-    >>> convention({'mlp': {'up': jnp.ones((4, 8))}})['mlp']['up'].reason
-    "rule '.*/up'"
-  """
-  compiled = [_compile_rule(rule) for rule in rules]
-
-  def axes(names, leaf):
-    path = '/'.join(names)
-    for pattern, spec, is_bare in compiled:
-      if pattern.fullmatch(path):
-        return marked(spec, words(names)) if spec and is_bare else spec
-    if len(getattr(leaf, 'shape', ())) < 2:
-      return WeightAxes((), reason='rank below 2 and no rule')
-    patterns = [pattern.pattern for pattern, *_ in compiled]
-    raise ValueError(
-      f'No rule covers leaf {path!r} of shape {tuple(leaf.shape)}; the rules '
-      f'are {patterns}. Add a rule for it, '
-      "or end the rules with ('.*', None) to leave the rest alone."
-    )
-
-  return lambda params: map_leaves(axes, params)
 
 
 def as_convention(weight_axes: Any) -> Callable[[Any], Any] | None:
@@ -100,11 +50,12 @@ def as_convention(weight_axes: Any) -> Callable[[Any], Any] | None:
 def resolve_weight_axes(
   weight_axes: Any, tree: Any, conv_only: bool = False
 ) -> list[LeafAxes]:
-  """Every leaf of a tree with its path and normalised axes.
+  """Every leaf of a tree with its path and normalized axes.
 
   Args:
-    weight_axes: ``None`` for `flax_weight_axes`, a convention or its name, or a
-      tree with one spec a leaf.
+    weight_axes: ``None`` for the Flax convention, a convention or its name, or
+      a tree of axes: `WeightAxes`, `MuonDimensionNumbers`, an axis, a tuple of
+      axes or ``None``, each for a leaf or for a whole subtree.
     tree: A tree of arrays, or of anything with a shape and a dtype.
     conv_only: Whether to leave all but convolution kernels alone.
 
@@ -113,7 +64,7 @@ def resolve_weight_axes(
 
   Raises:
     ValueError: If the axes do not fit the tree, or ``conv_only`` is asked of a
-      tree that marks no leaf as a convolution.
+      tree of axes that marks no leaf as a convolution.
     TypeError: If a spec or an axis is of the wrong type.
   """
   convention = as_convention(weight_axes)
@@ -122,78 +73,92 @@ def resolve_weight_axes(
   if not conv_only:
     return leaves
   if convention is None and not any(x.axes.convolution for x in leaves):
-    raise ValueError(
-      'conv_only=True was asked of weight axes that mark no leaf as a '
-      'convolution. Mark them, WeightAxes(..., convolution=True), or leave the '
-      'other leaves out of the weight axes yourself.'
-    )
+    # Those of leaves that are masked out or in another group count too.
+    specs = named_leaves(weight_axes, is_spec)
+    if not any(getattr(spec, 'convolution', False) for _, spec in specs):
+      raise ValueError(
+        'conv_only=True was asked of weight axes that mark no leaf as a '
+        'convolution. Mark them, WeightAxes(..., convolution=True), or leave '
+        'the other leaves out of the weight axes yourself.'
+      )
   return [x if x.axes.convolution else _skip(x) for x in leaves]
 
 
-def weight_axes_resolver(
-  weight_axes: Any, conv_only: bool = False
-) -> Callable[[Any], list[LeafAxes]]:
-  """`resolve_weight_axes` as a function of the tree, which remembers axes.
+class WeightAxesResolver:
+  """`resolve_weight_axes` for a transformation, which says guesses and no-ops.
 
-  They depend on names, shapes and dtypes alone. Outside of `jit`, reading them
-  again at each update would take longer than centralizing.
+  Axes depend on names, shapes and dtypes alone, so that those of the last tree
+  are kept: outside of `jit`, reading them again at each update would take
+  longer than centralizing.
   """
-  as_convention(weight_axes)  # A name that is not known raises here.
-  known: dict[Any, list[LeafAxes]] = {}
 
-  def resolve(tree):
+  def __init__(self, weight_axes: Any, conv_only: bool = False):
+    as_convention(weight_axes)  # A name that is not known raises here.
+    self._weight_axes, self._conv_only = weight_axes, conv_only
+    self._last: tuple[Any, list[LeafAxes]] | None = None
+    self._said: set[str] = set()
+
+  def at_init(self, params: Any) -> list[LeafAxes]:
+    """The axes of params; a transformation that does nothing is said."""
+    leaves = self(params)
+    self._say_no_op(leaves, params)
+    return leaves
+
+  def __call__(self, tree: Any) -> list[LeafAxes]:
+    """`resolve_weight_axes` of a tree; guesses are said once."""
     leaves, structure = jax.tree.flatten(tree)
     kinds = [
       (getattr(x, 'shape', ()), getattr(x, 'dtype', None)) for x in leaves
     ]
-    key = structure, tuple(kinds)
-    try:
-      found = known.get(key)
-    except (TypeError, ValueError):  # Static fields may not compare.
-      return resolve_weight_axes(weight_axes, tree, conv_only)
-    if found is None:
-      resolved = resolve_weight_axes(weight_axes, tree, conv_only)
-      found = known[key] = [x._replace(leaf=None) for x in resolved]
+    key = structure, kinds
+    if self._last is None or not _equal(self._last[0], key):
+      found = resolve_weight_axes(self._weight_axes, tree, self._conv_only)
+      self._last = key, [x._replace(leaf=None) for x in found]
+      self._say_guesses(found)
     return [
-      x._replace(leaf=leaf) for x, leaf in zip(found, leaves, strict=True)
+      x._replace(leaf=leaf)
+      for x, leaf in zip(self._last[1], leaves, strict=True)
     ]
 
-  return resolve
+  def _say_guesses(self, leaves: Sequence[LeafAxes]) -> None:
+    """Warns of guesses that this transformation has not named yet."""
+    guessed = [x for x in leaves if x.axes.guess and x.path not in self._said]
+    if guessed:
+      self._said |= {x.path for x in guessed}
+      warnings.warn(guesses_text(guessed), GuessedAxesWarning, stacklevel=2)
+
+  def _say_no_op(self, leaves: Sequence[LeafAxes], tree: Any) -> None:
+    if not leaves or any(x.axes.reduction_axis for x in leaves) or holes(tree):
+      return
+    shown = '; '.join(
+      f'{x.path!r} of shape {tuple(getattr(x.leaf, "shape", ()))}: '
+      f'{x.axes.reason}'
+      for x in leaves[:10]
+    )
+    more = f'; and {len(leaves) - 10} more' if len(leaves) > 10 else ''
+    warnings.warn(
+      f'Nothing is centralized, as no array has reduction axes: {shown}{more}. '
+      'Give weight_axes, read them with optax_gc.infer_weight_axes, or leave '
+      'gradient centralization out.',
+      stacklevel=2,
+    )
+
+
+def _equal(a: Any, b: Any) -> bool:
+  try:
+    return bool(a == b)
+  except (TypeError, ValueError):  # Static fields may not compare.
+    return False
 
 
 def _skip(leaf: LeafAxes) -> LeafAxes:
+  """A leaf that is not a convolution's; that a matrix is none is no guess."""
   if not leaf.axes.reduction_axis:
     return leaf
   axes = dataclasses.replace(
-    leaf.axes, reduction_axis=(), reason='no convolution kernel, conv_only=True'
+    leaf.axes,
+    reduction_axis=(),
+    reason='not a convolution kernel, conv_only=True',
+    guess=leaf.axes.guess and len(leaf.leaf.shape) > 2,
   )
   return leaf._replace(axes=axes)
-
-
-def _compile_rule(
-  rule: Any,
-) -> tuple[re.Pattern[str], WeightAxes | None, bool]:
-  """The rule's pattern, its axes, and whether they were bare."""
-  if not (isinstance(rule, tuple) and len(rule) == 2):
-    raise TypeError(
-      f'Rule {rule!r} is no pair of a regular expression and axes.'
-    )
-  regex, spec = rule
-  try:
-    pattern = re.compile(regex)
-  except (re.error, TypeError) as error:
-    raise ValueError(
-      f'Rule {rule!r} has a malformed pattern: {error}.'
-    ) from error
-  if spec is None:
-    return pattern, spec, False
-  is_bare = not is_spec(spec)
-  if is_bare:
-    spec = WeightAxes(spec)
-  axes = WeightAxes(
-    spec.reduction_axis,
-    spec.output_axis,
-    getattr(spec, 'reason', '') or f'rule {regex!r}',
-    getattr(spec, 'convolution', False),
-  )
-  return pattern, axes, is_bare

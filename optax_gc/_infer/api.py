@@ -118,15 +118,17 @@ def infer_weight_axes(
     user = _of_the_user(error.__traceback__)
     raise error.with_traceback(user)  # noqa: B904
   leaves, treedef = flatten(params)
-  explicit = explicit_axes(overrides, leaves)
+  explicit = explicit_axes(overrides, params)
   axes, unresolved, unmet, met = [], [], [], False
-  for (names, leaf), verdict in zip(leaves, verdicts, strict=True):
+  for (names, leaf), verdict, own in zip(
+    leaves, verdicts, explicit, strict=True
+  ):
     path = '/'.join(names)
     line = f'  {path!r} of shape {getattr(leaf, "shape", ())}: {verdict.reason}'
     matrix = getattr(leaf, 'ndim', 0) >= 2
     met = met or (matrix and verdict.reason not in _UNMET)
-    if names in explicit:
-      axes.append(explicit[names])
+    if own is not None:
+      axes.append(own)
       continue
     axes.append(_as_weight_axes(path, leaf, verdict))
     if matrix and verdict.reason in _UNMET:

@@ -118,3 +118,85 @@ def test_muon_trains_with_inferred_axes(params, axes):
     params, state, value = step(params, state)
     values.append(value)
   assert values[-1] < 0.1 * values[0]
+
+
+KEY = jax.random.key(0)
+CONTRIB = optax.contrib
+SMALL = {
+  'kernel': jnp.ones((3, 3, 2, 4)),
+  'bias': jnp.ones(4),
+  'one': {'kernel': jnp.ones((1, 4))},
+}
+NUMBERS = {
+  'kernel': CONTRIB.MuonDimensionNumbers((0, 1, 2), (3,)),
+  'bias': None,
+  'one': {'kernel': None},
+}
+
+
+@pytest.mark.parametrize('weight_axes', [None, 'flax', 'tree'])
+def test_conversion(weight_axes):
+  if weight_axes == 'tree':
+    axes = optax_gc.flax_weight_axes(SMALL)
+    numbers = optax_gc.muon_dimension_numbers(axes)
+  else:
+    numbers = optax_gc.muon_dimension_numbers(weight_axes)(SMALL)
+  assert numbers == NUMBERS
+
+
+def test_specs_of_muon_and_none_stay_as_they_are():
+  axes = {'a': CONTRIB.MuonDimensionNumbers(0, 1), 'b': None, 'c': ()}
+  expected = {'a': CONTRIB.MuonDimensionNumbers((0,), (1,)), 'b': None}
+  assert optax_gc.muon_dimension_numbers(axes) == {**expected, 'c': None}
+
+
+def test_a_convention_serves_a_group_of_leaves():
+  """Inside `optax.partition` the other group's leaves are holes."""
+  labels = {'kernel': 'muon', 'bias': 'sgd', 'one': {'kernel': 'sgd'}}
+  muon = CONTRIB.scale_by_muon(
+    weight_dimension_numbers=optax_gc.muon_dimension_numbers('flax')
+  )
+  tx = optax.partition({'muon': muon, 'sgd': optax.sgd(1.0)}, labels)
+  grads = jax.tree.map(lambda x: jax.random.normal(KEY, x.shape), SMALL)
+  updates, _ = tx.update(grads, tx.init(SMALL), SMALL)
+  # Muon's own doing: the singular values are all near one size.
+  singular = np.linalg.svd(updates['kernel'].reshape(18, 4), compute_uv=False)
+  assert singular.max() < 2.5 * singular.min()
+  np.testing.assert_array_equal(updates['bias'], -grads['bias'])
+
+
+@pytest.mark.parametrize(
+  ('axes', 'error', 'message'),
+  [
+    ({'w': optax_gc.WeightAxes(0)}, ValueError, "leaf 'w' .* name no output"),
+    ({'w': 0}, ValueError, "leaf 'w' .* name no output axes, which Muon"),
+    (SMALL, TypeError, "leaf 'bias' are an array .* Params hold no axes"),
+    ('toch', ValueError, "Give 'flax' or 'torch'"),
+  ],
+)
+def test_errors_name_leaf_and_remedy(axes, error, message):
+  with pytest.raises(error, match=message):
+    optax_gc.muon_dimension_numbers(axes)
+
+
+@pytest.mark.parametrize(
+  'groups',
+  [
+    1,
+    *(
+      pytest.param(
+        n, marks=pytest.mark.xfail(reason='inference sees no groups')
+      )
+      for n in (2, 8)
+    ),
+  ],
+)
+def test_a_grouped_convolution_is_not_a_matrix(groups):
+  """A matrix of it would mix groups that share no inputs."""
+  conv = nn.Conv(8, (4,), feature_group_count=groups, use_bias=False)
+  x = jax.ShapeDtypeStruct((1, 16, 8), jnp.float32)
+  variables = jax.eval_shape(conv.init, jax.random.key(0), x)
+  axes = optax_gc.infer_weight_axes(conv.apply, variables, x)
+  numbers = optax_gc.muon_dimension_numbers(axes)['params']['kernel']
+  expected = CONTRIB.MuonDimensionNumbers((0, 1), (2,)) if groups == 1 else None
+  assert numbers == expected
