@@ -11,6 +11,7 @@ from optax_gc._axes.rules import match_weight_axes
 from optax_gc._conventions.derived import weight_mask
 from optax_gc._conventions.flax import flax_weight_axes
 from optax_gc._conventions.layers import GuessedAxesWarning
+from optax_gc._conventions.resolve import NothingCentralizedWarning
 from optax_gc._conventions.torch import torch_weight_axes
 
 # Infer: axes read from the model's own program; correct, save and check them.
@@ -48,6 +49,7 @@ __all__ = [
   'optimizers',
   # Axes.
   'GuessedAxesWarning',
+  'NothingCentralizedWarning',
   'WeightAxes',
   'flax_weight_axes',
   'match_weight_axes',

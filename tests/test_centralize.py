@@ -276,8 +276,8 @@ def test_what_has_no_weight_vectors_passes_through_untouched():
     'bool': jnp.ones((3, 2), bool),
     'key': jax.random.split(jax.random.key(0), (3, 2)),
     'float0': np.zeros((3, 2), jax.dtypes.float0),
-    'one': jnp.ones((1, 5)),
-    'no elements': jnp.ones((0, 5)),
+    'one': {'kernel': jnp.ones((1, 5))},
+    'no elements': {'kernel': jnp.ones((0, 5))},
     'scalar': jnp.float32(2),
     'bias': jnp.ones((3, 2)),
   }

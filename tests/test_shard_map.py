@@ -140,17 +140,17 @@ def test_specs_of_an_nnx_model_match_states_and_plain_trees(mesh):
 
 
 def test_masked_leaves_need_no_part(mesh):
-  grads = {'a': normal(8, 4), 'b': normal(8, 4)}
-  specs = {'a': P('x'), 'b': P('x')}
-  tx = optax.masked(optax_gc.gc(partition_specs=specs), {'a': True, 'b': False})
+  grads = {'kernel': normal(8, 4), 'w': normal(8, 4)}
+  specs = {'kernel': P('x'), 'w': P('x')}
+  tx = optax.masked(optax_gc.gc(partition_specs=specs), {'kernel': True, 'w': False})
   updates = compat.shard_map(
     lambda g: tx.update(g, tx.init(g))[0],
     mesh=mesh,
     in_specs=(specs,),
     out_specs=specs,
   )(grads)
-  np.testing.assert_allclose(updates['a'].mean(0), 0, atol=1e-6)
-  np.testing.assert_array_equal(updates['b'], grads['b'])
+  np.testing.assert_allclose(updates['kernel'].mean(0), 0, atol=1e-6)
+  np.testing.assert_array_equal(updates['w'], grads['w'])
 
 
 def test_vmap_with_an_axis_name_is_a_mesh_axis():

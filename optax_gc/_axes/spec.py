@@ -129,14 +129,17 @@ def to_weight_axes(spec: Any, path: str) -> WeightAxes:
   require_spec(spec, path)
   if spec is None:
     return WeightAxes((), (), LEFT_ALONE_GIVEN)
-  if isinstance(spec, WeightAxes):
-    return spec
-  axes = (
-    WeightAxes(spec.reduction_axis, spec.output_axis)
-    if _has_fields(spec)
-    else WeightAxes(spec)
+  given = spec if _has_fields(spec) else WeightAxes(spec)
+  axes = WeightAxes(
+    given.reduction_axis,
+    given.output_axis,
+    # Muon's has no more fields; a variable of NNX passes on those of its value.
+    getattr(given, 'reason', ''),
+    guess=getattr(given, 'guess', False),
+    ndim=getattr(given, 'ndim', None),
   )
-  convolution = len(axes.reduction_axis) > 1 and _is_in_convolution(path)
+  is_named = len(axes.reduction_axis) > 1 and _is_in_convolution(path)
+  convolution = getattr(spec, 'convolution', is_named)
   return dataclasses.replace(axes, convolution=convolution)
 
 

@@ -81,7 +81,8 @@ def _axes(site: Site) -> WeightAxes:
     # Flax's have them last if transpose_kernel=True.
     return readings[0] if len(readings) == 1 else guess(all_but_last)
   if readings:
-    is_told = len(readings) == 1 or known.QUERY.matches(site.layer)
+    is_query = ndim == 3 and known.QUERY.matches(site.layer)
+    is_told = len(readings) == 1 or is_query
     return readings[0] if is_told else guess(readings[0])
   if ndim == 2:
     return all_but_last
@@ -117,8 +118,10 @@ def _readings_beside_bias(site: Site) -> list[WeightAxes]:
     for n in range(len(bias))
     if bias == shape[:n] + shape[n + inputs :]
   ]
-  may_be_transposed = known.TRANSPOSED.matches(site.layer) or not readings
-  if may_be_transposed and bias == shape[-2:-1]:
+  # A layer without a name may be any; one with a name would say so.
+  is_unnamed = not site.layer and len(shape) > 2
+  is_transposed = known.TRANSPOSED.matches(site.layer)
+  if (is_transposed or is_unnamed or not readings) and bias == shape[-2:-1]:
     readings.append(_inputs_last(len(shape), reason))
   return readings
 

@@ -9,10 +9,20 @@ import jax
 
 from optax_gc._axes.pairs import match_leaves
 from optax_gc._axes.paths import holes, named_leaves
-from optax_gc._axes.spec import LeafAxes, is_spec
+from optax_gc._axes.spec import (
+  LEFT_ALONE_GIVEN,
+  LeafAxes,
+  is_spec,
+  to_weight_axes,
+)
 from optax_gc._conventions.flax import flax_weight_axes
 from optax_gc._conventions.layers import GuessedAxesWarning, guesses_text
 from optax_gc._conventions.torch import torch_weight_axes
+
+
+class NothingCentralizedWarning(UserWarning):
+  """No array of the params has reduction axes, so that nothing is changed."""
+
 
 CONVENTIONS: dict[str, Callable[[Any], Any]] = {
   'flax': flax_weight_axes,
@@ -75,7 +85,7 @@ def resolve_weight_axes(
   if convention is None and not any(x.axes.convolution for x in leaves):
     # Those of leaves that are masked out or in another group count too.
     specs = named_leaves(weight_axes, is_spec)
-    if not any(getattr(spec, 'convolution', False) for _, spec in specs):
+    if not any(to_weight_axes(x, '/'.join(n)).convolution for n, x in specs):
       raise ValueError(
         'conv_only=True was asked of weight axes that mark no leaf as a '
         'convolution. Mark them, WeightAxes(..., convolution=True), or leave '
@@ -128,7 +138,10 @@ class WeightAxesResolver:
       warnings.warn(guesses_text(guessed), GuessedAxesWarning, stacklevel=2)
 
   def _say_no_op(self, leaves: Sequence[LeafAxes], tree: Any) -> None:
-    if not leaves or any(x.axes.reduction_axis for x in leaves) or holes(tree):
+    is_asked_for = all(x.axes.reason == LEFT_ALONE_GIVEN for x in leaves)
+    if is_asked_for or any(x.axes.reduction_axis for x in leaves):
+      return
+    if holes(tree):  # What is masked out or in another group may have some.
       return
     shown = '; '.join(
       f'{x.path!r} of shape {tuple(getattr(x.leaf, "shape", ()))}: '
@@ -140,6 +153,7 @@ class WeightAxesResolver:
       f'Nothing is centralized, as no array has reduction axes: {shown}{more}. '
       'Give weight_axes, read them with optax_gc.infer_weight_axes, or leave '
       'gradient centralization out.',
+      NothingCentralizedWarning,
       stacklevel=2,
     )
 

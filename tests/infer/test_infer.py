@@ -316,19 +316,6 @@ def test_saves_and_loads():
   assert loaded['a'].reason == axes['a'].reason
 
 
-ALIKE = {'a': {'b': jnp.ones((2, 3))}, 'a/b': jnp.ones((3, 2))}
-
-
-def test_a_slash_in_a_name_never_makes_two_leaves_one():
-  axes = optax_gc.flax_weight_axes(ALIKE)
-  message = r"'a/b' of shape .*\('a', 'b'\) and \('a/b',\). Rename the key"
-  with pytest.raises(ValueError, match=message):
-    optax_gc.weight_axes_to_dict(axes)
-  saved = optax_gc.weight_axes_to_dict({'a/b': axes['a/b']})
-  with pytest.raises(ValueError, match=message):
-    optax_gc.weight_axes_from_dict(saved, ALIKE)
-
-
 def test_a_tree_of_overrides_tells_a_slash_from_a_branch():
   def fn(p, x):
     return x @ p['a/b'] + x @ p['a']['b'].T
@@ -341,13 +328,6 @@ def test_a_tree_of_overrides_tells_a_slash_from_a_branch():
   assert axes['a']['b'].reduction_axis == (1,)
   axes = optax_gc.override_weight_axes(axes, {'a': {'b': None}}, params)
   assert axes['a']['b'].reduction_axis == ()
-
-
-def test_loading_into_another_model_raises():
-  axes = optax_gc.infer_weight_axes(model, PARAMS, X)
-  saved = optax_gc.weight_axes_to_dict(axes)
-  with pytest.raises(ValueError, match=r"\['d'\] are not saved.*\['c'\]"):
-    optax_gc.weight_axes_from_dict(saved, {**PARAMS, 'd': X, 'c': None})
 
 
 def test_feeds_the_transformation_and_muon():
@@ -367,22 +347,8 @@ def test_feeds_the_transformation_and_muon():
     assert specs['bias'] is None
 
 
-@pytest.mark.parametrize('entry', [{}, None, {'reduction_axis': [0]}])
-def test_loading_truncated_axes_raises(entry):
-  axes = optax_gc.infer_weight_axes(model, PARAMS, X)
-  saved = {**optax_gc.weight_axes_to_dict(axes), 'b': entry}
-  with pytest.raises(ValueError, match=r"leaf 'b' are .*, which are not the"):
-    optax_gc.weight_axes_from_dict(saved, PARAMS)
-
-
-@pytest.mark.parametrize('overrides', ['b', ('b', 0)])
-def test_a_forgotten_bracket_is_said(overrides):
-  with pytest.raises(TypeError, match='Give a list of pairs'):
-    optax_gc.infer_weight_axes(model, PARAMS, X, overrides=overrides)
-
-
 def test_a_malformed_override_is_named():
-  with pytest.raises(ValueError, match=r"'w\(' is a malformed pattern"):
+  with pytest.raises(ValueError, match=r"\('w\(', 0\) has a malformed"):
     optax_gc.infer_weight_axes(model, PARAMS, X, overrides=[('w(', 0)])
 
 

@@ -115,7 +115,11 @@ def test_formula(name, where):
   step = make(reference.centralization((0, 1)), 0.05, **options)
   with enable_x64(True):
     got = run(
-      ours(lambda count: jnp.where(count < 0, 1.0, 0.05), **options),
+      ours(
+        lambda count: jnp.where(count < 0, 1.0, 0.05),
+        **options,
+        weight_axes=(0, 1),
+      ),
       {'kernel': w},
       lambda t, p: {'kernel': jnp.cos(t * a + p['kernel']) + b},
     )
@@ -274,7 +278,7 @@ def test_axes_that_do_not_match(name):
 
 
 def test_weight_vectors_of_one_element_train():
-  p = {'kernel': jnp.ones((1, 3))}
+  p = {'kernel': jnp.ones((1, 3)), 'w': jnp.ones((2, 3))}
   for name in NAMES:
     tx = getattr(optax_gc.optimizers, name)(0.1)
     updates, _ = tx.update(p, tx.init(p), p)

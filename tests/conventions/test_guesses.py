@@ -1,0 +1,285 @@
+"""A convention says what it guesses, and what it knows is right."""
+
+import warnings
+
+import equinox as eqx
+from flax import nnx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from examples import networks, transformer
+from examples.paper import models
+import optax_gc
+from optax_gc import GuessedAxesWarning
+from tests.infer.zoo import CASES, SIZES, Missing
+
+# Layers of the zoo some of whose axes are guessed, and why they cannot be
+# known. Axes of all the others are known, and right.
+UNNAMED = 'a single layer without a name, perhaps transposed'
+EQUAL = 'several readings fit, as a batch axis may be as long as the inputs'
+GUESSED = {
+  'equinox/embedding': 'a single layer without a name: a table or a matrix',
+  'equinox/weight_norm': 'magnitudes, under a name of their own',
+  'haiku/layer_stack': EQUAL,
+  'linen/conv_1d': UNNAMED,
+  'linen/conv_2d': UNNAMED,
+  'linen/conv_2d_wrapped': UNNAMED,
+  'linen/conv_3d': UNNAMED,
+  'linen/conv_masked': UNNAMED,
+  'linen/conv_one_by_one': UNNAMED,
+  'linen/conv_transpose': UNNAMED,
+  'linen/conv_transpose_kernel': UNNAMED,
+  'linen/dense_general_batch_dims': EQUAL,
+  'linen/dense_general_inputs': UNNAMED,
+  'linen/dense_general_inputs_and_outputs': 'two output axes, no bias',
+  'linen/dense_general_outputs': EQUAL,
+  'linen/einsum': 'inputs are not first',
+  'linen/experts': 'stacked without biases',
+  'linen/spectral_norm': 'a statistic, as all variables are given',
+  'linen/stack_last': 'stacked along the last axis',
+  'linen/transformer_scanned': EQUAL,
+  'linen/transformer_scanned_remat': 'stacked along the second axis',
+  'linen/vision_transformer': 'tokens and positions, under names of their own',
+  'linen/vmap_stack': EQUAL,
+  'linen/vmap_stack_second': 'stacked along the second axis',
+  'nnx/conv_transpose': UNNAMED,
+  'nnx/conv_transpose_kernel': UNNAMED,
+  'nnx/einsum': 'inputs are not first',
+  'nnx/linear_general': EQUAL,
+  'nnx/linear_general_batch': EQUAL,
+  'nnx/loss_of_model': EQUAL,
+  'nnx/scan_stack': EQUAL,
+  'nnx/scan_stack_remat': EQUAL,
+  'nnx/spectral_norm': 'a statistic, as all variables are given',
+  'nnx/vmap_stack_second': 'stacked along the second axis',
+}
+# Of a tied table, the name says table.
+TIED = ('linen/embed_tied', 'nnx/embed_tied')
+
+
+def decisions(case, convention):
+  """Path, shape, reduction axes, whether guessed, and the right axes."""
+  axes = convention(case.params)
+  rows = optax_gc.summary(case.params, axes)
+  for path, row in zip([r.path for r in rows], rows, strict=True):
+    longer = {i for i, n in enumerate(row.shape) if n > 1}
+    right = longer & set(case.axes.get(path, ()))
+    yield path, row, longer & set(row.reduction_axes), right
+
+
+@pytest.mark.parametrize(
+  'name',
+  [n for n in CASES if n.startswith(('linen/', 'nnx/', 'haiku/', 'equinox/'))],
+)
+def test_what_is_known_is_right_and_what_is_guessed_is_listed(name):
+  is_torch = name.startswith('equinox/')
+  convention = (
+    optax_gc.torch_weight_axes if is_torch else optax_gc.flax_weight_axes
+  )
+  guessed = set()
+  for size in SIZES.values():
+    try:
+      case = CASES[name](size)
+    except Missing as missing:
+      pytest.skip(str(missing))
+    for path, row, got, right in decisions(case, convention):
+      if row.guess:
+        guessed.add(path)
+      elif name not in TIED:
+        assert got == right, (path, row.reason)
+  assert bool(guessed) == (name in GUESSED), guessed
+
+
+def params_of(make):
+  return nnx.state(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param)
+
+
+class ResNet(nn.Module):
+  """Blocks of convolutions without biases, as linen's example has them."""
+
+  @nn.compact
+  def __call__(self, x):
+    for features in (8, 8, 16):
+      y = nn.Conv(features, (3, 3), use_bias=False)(x)
+      y = nn.relu(nn.BatchNorm(use_running_average=True)(y))
+      y = nn.Conv(features, (3, 3), use_bias=False)(y)
+      x = y + nn.Conv(features, (1, 1), use_bias=False, name='conv_proj')(x)
+      break
+    return nn.Dense(4)(x.mean((1, 2)))
+
+
+class Language(nn.Module):
+  """A table, attention without biases, an LSTM, a head."""
+
+  @nn.compact
+  def __call__(self, ids):
+    x = nn.Embed(11, 8)(ids)
+    x = x + nn.MultiHeadDotProductAttention(2, use_bias=False)(x)
+    x = nn.RNN(nn.LSTMCell(8))(nn.LayerNorm()(x))
+    return nn.Dense(11, use_bias=False)(nn.RNN(nn.GRUCell(8))(x))
+
+
+def haiku_net(x):
+  x = hk.nets.ResNet18(4, resnet_v2=True)(x, True)
+  x = hk.Conv2DTranspose(4, 3)(x[:, None, None])
+  x = hk.MultiHeadAttention(2, 4, w_init=hk.initializers.Constant(1))(
+    *[x.mean(1)] * 3
+  )
+  return hk.dynamic_unroll(hk.GRU(4), x, hk.GRU(4).initial_state(1))
+
+
+IMAGES = jnp.ones((1, 16, 16, 3))
+ORDINARY = {
+  'linen ResNet': lambda: jax.eval_shape(
+    ResNet().init, jax.random.key(0), IMAGES
+  )['params'],
+  'linen text': lambda: jax.eval_shape(
+    Language().init, jax.random.key(0), jnp.ones((1, 5), int)
+  )['params'],
+  'haiku': lambda: jax.eval_shape(
+    hk.transform_with_state(haiku_net).init, jax.random.PRNGKey(0), IMAGES
+  )[0],
+  'lstm': lambda: params_of(lambda rngs: models.LSTM(11, rngs=rngs)),
+} | {
+  name: lambda cls=cls: params_of(lambda rngs: cls((8, 8, 1), 10, rngs))
+  for name, cls in networks.MODELS.items()
+}
+for model in models.NAMES:
+  ORDINARY[model] = lambda name=model: params_of(
+    lambda rngs: models.build(name, classes=10, rngs=rngs)
+  )
+
+
+@pytest.mark.parametrize('name', ORDINARY)
+def test_ordinary_models_are_known(name):
+  axes = optax_gc.flax_weight_axes(ORDINARY[name](), strict=True)
+  centralized = [a for a in jax.tree.leaves(axes) if a.reduction_axis]
+  assert len(centralized) > 1
+
+
+def mlp(**kwargs):
+  model = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0), **kwargs)
+  return eqx.filter(model, eqx.is_inexact_array)
+
+
+def scanned_transformer():
+  """Its blocks are stacked, without biases: its example infers."""
+  config = transformer.Config()
+  return params_of(lambda rngs: transformer.Transformer(config, rngs))
+
+
+UNKNOWN = {
+  'scanned transformer': scanned_transformer(),
+  'equinox': mlp(),
+  'equinox without biases': mlp(use_bias=False, use_final_bias=False),
+  'keras variables': [jnp.ones((3, 4)), jnp.ones(4), jnp.ones((4, 2, 3))],
+  'stacked': {'mlp': {'up': {'kernel': jnp.ones((3, 8, 16))}}},
+  'stacked q_proj': {'attn': {'q_proj': {'kernel': jnp.ones((3, 8, 8))}}},
+  'stacked conv1d': {'conv1d': {'kernel': jnp.ones((2, 3, 8, 8))}},
+  'experts': {'experts': {'wi': jnp.ones((4, 8, 16))}},
+  'transposed': {'ConvTranspose_0': {'kernel': jnp.ones((3, 3, 8, 8))}},
+  'cls_token': {'cls_token': jnp.ones((1, 1, 8)), 'w': jnp.ones((2, 2))},
+  **{
+    name: {name: jnp.ones((4, 8))}
+    for name in ('A_log', 'D', 'codebook', 'latents', 'lora_A', 'tokens')
+  },
+}
+
+
+@pytest.mark.parametrize('name', UNKNOWN)
+def test_what_the_table_does_not_know_warns(name):
+  params = UNKNOWN[name]
+  with pytest.warns(GuessedAxesWarning, match='are guessed by rank alone'):
+    optax_gc.gc().init(params)
+  with pytest.raises(ValueError, match='guessed by rank alone'):
+    optax_gc.flax_weight_axes(params, strict=True)
+  rows = list(optax_gc.summary(params))
+  assert any(row.guess for row in rows)
+
+
+def test_a_stack_of_experts_is_not_a_convolution():
+  for layer in ({'wi': jnp.ones((4, 8, 16))}, {'kernel': jnp.ones((4, 8, 16))}):
+    (axes,) = jax.tree.leaves(optax_gc.flax_weight_axes({'experts': layer}))
+    assert not axes.convolution
+    assert axes.guess
+
+
+@pytest.mark.parametrize('name', ['kernel', 'codebook'])
+def test_the_torch_convention_guesses_names_of_others(name):
+  params = {'layer': {name: jnp.ones((4, 3))}}
+  with pytest.warns(GuessedAxesWarning):
+    optax_gc.gc('torch').init(params)
+  with pytest.raises(ValueError, match=f"'layer/{name}' of shape"):
+    optax_gc.torch_weight_axes(params, strict=True)
+
+
+def test_the_torch_convention_knows_equinox():
+  optax_gc.torch_weight_axes(mlp(), strict=True)
+  optax_gc.torch_weight_axes(mlp(use_bias=False), strict=True)
+  conv = eqx.nn.Conv2d(3, 8, 3, use_bias=False, key=jax.random.key(0))
+  optax_gc.torch_weight_axes({'conv': conv.weight}, strict=False)
+  named = {'conv1': {'weight': jnp.ones((8, 3, 3, 3))}}
+  assert optax_gc.torch_weight_axes(named, strict=True)['conv1']['weight'] == (
+    optax_gc.WeightAxes((1, 2, 3), 0, convolution=True)
+  )
+
+
+TOKENS = {f'tokens_{i:02}': jnp.ones((2, 3)) for i in range(12)}
+
+
+def test_the_warning_names_ten_leaves_and_the_ways_out():
+  with pytest.warns(GuessedAxesWarning) as caught:
+    optax_gc.gc().init(TOKENS)
+  (warning,) = caught
+  text = str(warning.message)
+  assert text.startswith('The weight axes of 12 arrays are guessed')
+  assert "'tokens_09' of shape (2, 3): axes (0,); and 2 more" in text
+  assert "'tokens_10'" not in text
+  assert 'optax_gc.infer_weight_axes(fn, params, inputs)' in text
+  assert 'optax_gc.override_weight_axes(weight_axes, rules, params)' in text
+  assert "'torch'" not in text
+  with pytest.warns(GuessedAxesWarning, match="weight_axes='torch'"):
+    optax_gc.gc().init(mlp())
+
+
+def test_each_transformation_warns_once():
+  gc = optax_gc.gc()
+  with pytest.warns(GuessedAxesWarning):
+    state = gc.init(TOKENS)
+  gc.update(TOKENS, state)  # A warning would be an error here.
+  gc.init(jax.tree.map(lambda x: x.astype(jnp.bfloat16), TOKENS))
+  other = {'latents': jnp.ones((4, 2)), **TOKENS}
+  with pytest.warns(GuessedAxesWarning, match="of 1 arrays .*'latents'"):
+    gc.update(other, state)
+  with pytest.warns(GuessedAxesWarning):
+    optax_gc.gc().update(TOKENS, optax.EmptyState())
+
+
+def test_init_speaks_for_updates_of_another_structure():
+  """NNX hands `init` variables and `update` their arrays."""
+
+  class Model(nnx.Module):
+    def __init__(self):
+      self.tokens = nnx.Param(jnp.ones((2, 3)))
+
+  params = nnx.state(Model(), nnx.Param)
+  gc = optax_gc.gc()
+  with pytest.warns(GuessedAxesWarning, match="'tokens' of shape"):
+    state = gc.init(params)
+  gc.update(nnx.to_pure_dict(params), state)
+
+
+def test_explicit_axes_settle_a_guess():
+  params = {'tokens': jnp.ones((2, 3)), 'kernel': jnp.ones((2, 3))}
+  axes = optax_gc.flax_weight_axes(params)
+  with pytest.warns(GuessedAxesWarning):
+    optax_gc.gc(axes).init(params)
+  for own in ({'tokens': None}, [('tokens', 1)]):
+    optax_gc.gc(optax_gc.override_weight_axes(None, own, params)).init(params)
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', GuessedAxesWarning)
+    optax_gc.gc().init(params)
