@@ -142,7 +142,9 @@ def test_specs_of_an_nnx_model_match_states_and_plain_trees(mesh):
 def test_masked_leaves_need_no_part(mesh):
   grads = {'kernel': normal(8, 4), 'w': normal(8, 4)}
   specs = {'kernel': P('x'), 'w': P('x')}
-  tx = optax.masked(optax_gc.gc(partition_specs=specs), {'kernel': True, 'w': False})
+  tx = optax.masked(
+    optax_gc.gc(partition_specs=specs), {'kernel': True, 'w': False}
+  )
   updates = compat.shard_map(
     lambda g: tx.update(g, tx.init(g))[0],
     mesh=mesh,
