@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import keras
 
-from optax_gc._axes.saving import weight_axes_to_dict
 from optax_gc._axes.spec import WeightAxes
 from optax_gc._centralize import centralize, gradient_centralization
+from optax_gc._conventions.derived import weight_axes_to_dict
 from optax_gc._conventions.resolve import resolve_weight_axes
 from optax_gc.keras._axes import by_path, shape_of
 
