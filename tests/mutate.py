@@ -18,17 +18,21 @@ from collections.abc import Iterator
 import concurrent.futures
 import contextlib
 import hashlib
+import importlib
 import json
+import multiprocessing
 import os
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import tomllib
 from typing import NamedTuple
+import warnings
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 LIST, RESULTS, TABLE = (
@@ -36,6 +40,8 @@ LIST, RESULTS, TABLE = (
 )
 COPIED = ('optax_gc', 'tests', 'docs', 'README.md', 'pyproject.toml')
 SECONDS = 1800  # More than any file's tests take.
+FORK = multiprocessing.get_context('fork')
+FRAMEWORKS = ('chex', 'equinox', 'flax.nnx', 'haiku', 'hypothesis', 'optax')
 
 
 class Mutant(NamedTuple):
@@ -98,22 +104,45 @@ def copy() -> Iterator[pathlib.Path]:
 
 
 def run_tests(folder: pathlib.Path, tests: tuple[str, ...]) -> tuple[int, str]:
-  """Pytest's exit code and what it printed; a negative code means too long."""
-  command = [sys.executable, '-m', 'pytest', '-x', '-q', '-n', '0', *tests]
-  command += ['-p', 'no:randomly', '-p', 'no:cacheprovider']
-  environment = os.environ | {'PYTHONPATH': str(folder)}
-  try:
-    done = subprocess.run(
-      command,
-      cwd=folder,
-      env=environment,
-      capture_output=True,
-      text=True,
-      timeout=SECONDS,
-    )
-  except subprocess.TimeoutExpired:
+  """Pytest's exit code and what it printed; ``-1`` means too long.
+
+  In a process that has imported the frameworks already, and nothing of ours.
+  """
+  printed = folder / 'printed.txt'
+  process = FORK.Process(target=_run_pytest, args=(folder, tests, printed))
+  process.start()
+  process.join(SECONDS)
+  if process.is_alive():
+    process.kill()
+    process.join()
     return -1, ''
-  return done.returncode, done.stdout
+  return process.exitcode, printed.read_text()
+
+
+def _run_pytest(folder, tests, printed) -> None:
+  with printed.open('w') as out:
+    os.dup2(out.fileno(), 1)
+    os.dup2(out.fileno(), 2)
+  os.chdir(folder)
+  here = {'', str(ROOT)}
+  sys.path[:] = [str(folder), *(path for path in sys.path if path not in here)]
+  for name in list(sys.modules):
+    if name.split('.')[0] in ('tests', 'optax_gc'):
+      del sys.modules[name]
+  options = [
+    '-x',
+    '-q',
+    '-n',
+    '0',
+    '-p',
+    'no:randomly',
+    '-p',
+    'no:cacheprovider',
+  ]
+  options += ['-W', 'ignore::pytest.PytestAssertRewriteWarning']
+  code = pytest.main([*options, *tests])
+  sys.stdout.flush()
+  os._exit(int(code))
 
 
 def try_out(mutant: Mutant) -> dict[str, object]:
@@ -191,6 +220,11 @@ def main() -> None:
     if not options.parts or any(part in mutant.file for part in options.parts)
     if not options.new or results.get(name(mutant), {}).get('key') != mutant.key
   ]
+  for framework in FRAMEWORKS:
+    importlib.import_module(framework)
+  # No device has been touched yet, so that forks are safe.
+  warnings.filterwarnings('ignore', message='os.fork')
+  warnings.filterwarnings('ignore', message='.*multi-threaded')
   with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
     todo = [] if options.table else chosen
     running = {pool.submit(try_out, mutant): mutant for mutant in todo}
