@@ -213,7 +213,8 @@ def main() -> None:
   parser.add_argument('--new', action='store_true')
   parser.add_argument('--table', action='store_true')
   options = parser.parse_args()
-  results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+  kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+  results = {x: kept[x] for x in map(name, mutants()) if x in kept}
   chosen = [
     mutant
     for mutant in mutants()
