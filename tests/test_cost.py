@@ -131,11 +131,17 @@ def test_decay_inside_the_projection_reads_gradient_and_params_once_more(size):
   assert chained - without >= 2.9
 
 
-def test_a_constant_zero_decay_costs_nothing():
-  params = kernels(2, 256)
-  plain = optax.chain(optax_gc.gc(), optax.sgd(0.1, momentum=0.9))
-  ours = optax_gc.optimizers.sgd(0.1, momentum=0.9, weight_decay=0.0)
-  np.testing.assert_array_equal(step(ours, params), step(plain, params))
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  'name', ['sgd', 'adam', 'adamw', 'adagrad', 'radam', 'lion']
+)
+def test_ours_cost_what_optax_s_do_after_centralization(name, dtype):
+  """A constant zero decay costs nothing either."""
+  params = kernels(2, 256, dtype)
+  options = {'momentum': 0.9} if name == 'sgd' else {}
+  plain = optax.chain(optax_gc.gc(), getattr(optax, name)(0.1, **options))
+  ours = getattr(optax_gc.optimizers, name)(0.1, **options)
+  assert (step(ours, params) <= step(plain, params)).all()
 
 
 @pytest.mark.parametrize('size', [1024, 4096])

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from optax_gc._centralize import gradient_centralization
@@ -155,7 +154,7 @@ def _rate_like(rate: Any, update: Any, param: Any) -> Any:
   dtype = jnp.result_type(update, param)
   if not jnp.issubdtype(dtype, jnp.inexact):
     return rate
-  return jnp.asarray(rate, np.zeros((), dtype).real.dtype)
+  return jnp.asarray(rate, jnp.finfo(dtype).dtype)
 
 
 def _param_like(update: Any, param: Any) -> Any:
