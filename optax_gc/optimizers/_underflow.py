@@ -20,8 +20,8 @@ def zero_where_undefined(
   In float16 Adam's :math:`\epsilon` of 1e-8 is zero, and so is the second
   moment of a small gradient. Centralization makes such gradients: a layer that
   is fed with equal inputs has a constant one, of which nothing is left but
-  rounding. NaN from anything else stays. Dtypes of a wider range hold epsilon and
-  are left as they are: XLA for CPU would move more bytes.
+  rounding. NaN from anything else stays. Dtypes of a wider range hold epsilon
+  and are left as they are: XLA for CPU would move more bytes.
 
   Args:
     direction: A transformation whose state is :class:`optax.ScaleByAdamState`.
