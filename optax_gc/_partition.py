@@ -45,6 +45,13 @@ class Part(NamedTuple):
   split_over: tuple[str, ...] = ()
 
 
+def whole_arrays(partition_specs: Any, tree: Any) -> Any:
+  """Shapes and dtypes of the arrays of which a tree has parts."""
+  if partition_specs is None:
+    return tree
+  return _wholes(_layouts(partition_specs, tree), tree)
+
+
 def resolve_parts(
   resolve: Callable[[Any], list[LeafAxes]],
   partition_specs: Any,

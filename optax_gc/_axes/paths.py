@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from optax_gc._axes.spec import WeightAxes, normalize
 
@@ -105,7 +106,19 @@ def map_leaves(fn: Callable[[Names, Any], Any], tree: Any) -> Any:
   """Builds a tree of normalized axes from ``fn(names, leaf)``.
 
   Sparse arrays are left alone: their leaves are not the matrix.
+
+  Raises:
+    ValueError: If the tree is a single integer, as a step count is.
   """
+  if getattr(tree, 'shape', None) == () and jnp.issubdtype(
+    tree.dtype, jnp.integer
+  ):
+    raise ValueError(
+      f'A convention of weight axes was called with {tree}, a single integer, '
+      "in place of params. In optax.inject_hyperparams list 'weight_axes' in "
+      'static_args: otherwise a callable is taken for a schedule and called '
+      'with the step count.'
+    )
   leaves, treedef = flatten(tree)
   specs = [
     WeightAxes((), (), 'stored values of a sparse array')

@@ -77,7 +77,7 @@ def adagrad(
   gc = gradient_centralization(
     weight_axes, conv_only=conv_only, partition_specs=partition_specs
   )
-  mask = decay_mask(mask, weight_axes)
+  mask = decay_mask(mask, weight_axes, partition_specs)
   decay = add_decay(weight_decay, mask, gc if where == 'gradient' else None)
   direction = _scale_by_rss(initial_accumulator_value, eps, eps_outside)
   return optax.chain(

@@ -73,7 +73,7 @@ def adam(
   gc = gradient_centralization(
     weight_axes, conv_only=conv_only, partition_specs=partition_specs
   )
-  mask = decay_mask(mask, weight_axes)
+  mask = decay_mask(mask, weight_axes, partition_specs)
   decay = add_decay(weight_decay, mask, gc if where == 'gradient' else None)
   direction = zero_where_undefined(
     optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
@@ -135,7 +135,7 @@ def adamw(
   gc = gradient_centralization(
     weight_axes, conv_only=conv_only, partition_specs=partition_specs
   )
-  mask = decay_mask(mask, weight_axes)
+  mask = decay_mask(mask, weight_axes, partition_specs)
   direction = zero_where_undefined(
     optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
   )

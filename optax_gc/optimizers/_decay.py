@@ -68,7 +68,7 @@ def add_projected_decayed_weights(
   gc = gradient_centralization(
     weight_axes, conv_only=conv_only, partition_specs=partition_specs
   )
-  mask = decay_mask(mask, weight_axes)
+  mask = decay_mask(mask, weight_axes, partition_specs)
   decay = add_decay(weight_decay, mask, gc)
 
   def init_fn(params: Any) -> Any:

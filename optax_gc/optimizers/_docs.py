@@ -39,12 +39,13 @@ _ARGUMENTS = {
     paper, or ``'update'``, the direction, as in the authors' later code for
     adaptive methods.""",
   'weight_axes': """Which axes of each leaf hold the inputs of a weight vector:
-    ``None`` for the Flax convention (:func:`optax_gc.flax_weight_axes`);
-    another convention, a callable ``params -> tree`` such as
-    :func:`optax_gc.torch_weight_axes`; or a tree like the params of
-    :class:`optax_gc.WeightAxes` or ``None`` (leave alone), such as
+    ``None`` or ``'flax'`` for the Flax convention
+    (:func:`optax_gc.flax_weight_axes`); ``'torch'`` for that of PyTorch and
+    Equinox; another convention, a callable ``params -> tree``; or a tree like
+    the params of :class:`optax_gc.WeightAxes`, axes or ``None`` (leave alone),
+    each for a leaf or for a subtree, such as
     :func:`optax_gc.infer_weight_axes` returns. In
-    :func:`optax.inject_hyperparams`, list it in ``static_args``.""",
+    :func:`optax.inject_hyperparams`, list a callable in ``static_args``.""",
   'conv_only': """Whether to centralize convolution kernels only, as the paper
     does on CIFAR and ImageNet.""",
   'partition_specs': """For an ``update`` inside ``jax.shard_map``: a tree like

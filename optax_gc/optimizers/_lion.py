@@ -66,7 +66,7 @@ def lion(
   gc = gradient_centralization(
     weight_axes, conv_only=conv_only, partition_specs=partition_specs
   )
-  mask = decay_mask(mask, weight_axes)
+  mask = decay_mask(mask, weight_axes, partition_specs)
   return optax.chain(
     *place(
       where,

@@ -8,16 +8,18 @@ import numpy as np
 
 from optax_gc._conventions.derived import weight_mask
 from optax_gc._conventions.resolve import as_convention
+from optax_gc._partition import whole_arrays
 
 
-def decay_mask(mask: Any, weight_axes: Any) -> Any:
+def decay_mask(mask: Any, weight_axes: Any, partition_specs: Any) -> Any:
   """What `optax.masked` takes, with errors that say what is wrong."""
   if mask is None:
     return None
   if isinstance(mask, str) and mask == 'weights':
     is_tree = as_convention(weight_axes) is None
     # A tree of axes is matched by path, as the transformation does.
-    return weight_mask((lambda _: weight_axes) if is_tree else weight_axes)
+    weights = weight_mask((lambda _: weight_axes) if is_tree else weight_axes)
+    return lambda tree: weights(whole_arrays(partition_specs, tree))
   return functools.partial(_checked_mask, mask)
 
 

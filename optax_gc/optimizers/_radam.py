@@ -71,7 +71,7 @@ def radam(
   gc = gradient_centralization(
     weight_axes, conv_only=conv_only, partition_specs=partition_specs
   )
-  mask = decay_mask(mask, weight_axes)
+  mask = decay_mask(mask, weight_axes, partition_specs)
   direction = zero_where_undefined(
     optax.scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov)
   )

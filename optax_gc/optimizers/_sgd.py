@@ -67,7 +67,7 @@ def sgd(
   gc = gradient_centralization(
     weight_axes, conv_only=conv_only, partition_specs=partition_specs
   )
-  mask = decay_mask(mask, weight_axes)
+  mask = decay_mask(mask, weight_axes, partition_specs)
   return optax.chain(
     gc,
     add_decay(weight_decay, mask, gc),
@@ -119,7 +119,7 @@ def sgdw(
   gc = gradient_centralization(
     weight_axes, conv_only=conv_only, partition_specs=partition_specs
   )
-  mask = decay_mask(mask, weight_axes)
+  mask = decay_mask(mask, weight_axes, partition_specs)
   return optax.chain(
     gc,
     _momentum(momentum, nesterov, accumulator_dtype),

@@ -7,8 +7,16 @@ import numpy as np
 import optax
 import pytest
 
-from optax_gc import WeightAxes, flax_weight_axes, gc, optimizers, weight_mask
-from tests import contract
+from optax_gc import (
+  WeightAxes,
+  flax_weight_axes,
+  gc,
+  match_weight_axes,
+  optimizers,
+  torch_weight_axes,
+  weight_mask,
+)
+from tests import compat, contract
 from tests.compat import enable_x64
 from tests.optimizers.test_optimizers import NAMES, run, wiggle
 
@@ -140,6 +148,33 @@ def test_the_mask_of_the_weights(name, convention):
   chex.assert_trees_all_equal(got, first_update(own, grads, grads))
 
 
+def test_the_mask_of_the_weights_reads_whole_arrays():
+  """Inside `shard_map` a scale has its bias's shape on the whole only."""
+  P = jax.sharding.PartitionSpec
+  p = {
+    'norm': {'w': jnp.ones((4, 2)), 'bias': jnp.ones((4, 2))},
+    'dense': {'kernel': jnp.ones((4, 2))},
+  }
+  specs = {
+    'norm': {'w': P('x'), 'bias': P(None, 'x')},
+    'dense': {'kernel': P('x')},
+  }
+  tx = optimizers.sgdw(
+    1.0, weight_decay=0.5, mask='weights', partition_specs=specs
+  )
+
+  def decayed(p):
+    return first_update(tx, jax.tree.map(jnp.zeros_like, p), p)
+
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ('x',))
+  sharded = compat.shard_map(
+    decayed, mesh=mesh, in_specs=(specs,), out_specs=specs
+  )
+  updates = jax.jit(sharded)(p)
+  assert not any(u.any() for u in updates['norm'].values())
+  np.testing.assert_allclose(updates['dense']['kernel'], -0.5)
+
+
 @each_optimizer
 def test_params_that_are_not_given(name):
   p, g = contract.params(), contract.grads()
@@ -181,6 +216,16 @@ def test_an_injected_mask_says_that_it_must_be_static(name):
   )
   with pytest.raises(ValueError, match="list 'mask' in static_args"):
     tx.init(contract.params())
+
+
+@pytest.mark.parametrize(
+  'convention',
+  [flax_weight_axes, torch_weight_axes, match_weight_axes([('.*', 0)])],
+)
+def test_an_injected_convention_says_that_it_must_be_static(convention):
+  inject = optax.inject_hyperparams(optimizers.sgd)
+  with pytest.raises(ValueError, match="list 'weight_axes' in static_args"):
+    inject(learning_rate=0.1, weight_axes=convention).init(contract.params())
 
 
 def test_one_array_has_one_flag():
