@@ -98,6 +98,11 @@ BEFORE = {
 
 
 def seconds(unit: Unit) -> float:
-  """What a unit takes, roughly."""
-  epoch = EPOCH.get(unit.config.model, max(EPOCH.values()))
-  return COMPILE + epoch * unit.config.epochs * len(unit.seeds)
+  """What a unit takes, roughly; 0 of networks that are not of these sizes."""
+  config = unit.config
+  if config.width not in (IMAGES.width, LANGUAGE.width):
+    return 0.0
+  epoch = EPOCH.get(config.model, 0.0)
+  return COMPILE + epoch * config.epochs * len(unit.seeds)
+
+
