@@ -104,5 +104,3 @@ def seconds(unit: Unit) -> float:
     return 0.0
   epoch = EPOCH.get(config.model, 0.0)
   return COMPILE + epoch * config.epochs * len(unit.seeds)
-
-

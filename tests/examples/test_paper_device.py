@@ -263,7 +263,7 @@ def test_too_few_minutes_for_a_pair_are_refused(tmp_path, monkeypatch):
   out = ['--out', str(tmp_path)]
   said = stopped(monkeypatch, experiment, *out, '--minutes', '0.5')
   assert 'A pair of transformer, 5 epochs, takes some 2.0 minutes' in said
-  assert 'and 0.5 are left: give more --minutes' in said
+  assert 'are left: give more --minutes' in said
   # Of a small network nobody knows how long it takes.
   assert at_size.seconds(Unit(CNN, (0, 1, 2))) == 0
 
