@@ -250,5 +250,11 @@ def _as_weight_axes(path: str, leaf: Any, verdict: Verdict) -> WeightAxes:
   reason = UNDECIDED * (not verdict.resolved) + verdict.reason
   if reduction and not is_inexact(leaf):
     reduction, reason = (), f'{reason}; holds {leaf.dtype}: left alone'
-  axes = WeightAxes(reduction, verdict.output, reason, verdict.convolution)
+  axes = WeightAxes(
+    reduction,
+    verdict.output,
+    reason,
+    verdict.convolution,
+    ndim=getattr(leaf, 'ndim', None),
+  )
   return normalize(axes, path, leaf)

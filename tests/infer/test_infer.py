@@ -63,6 +63,8 @@ def test_gives_axes_and_reasons():
     ((3, 4, 2), lambda w, x: jnp.tensordot(x, w, [[1], [1]]), (1,), (0, 2)),
     ((2, 4, 3), lambda w, x: jax.vmap(jnp.matmul)(x, w), (1,), (2,)),
     ((5, 4, 4), lambda w, x: jax.lax.scan(layer, x, w)[0], (1,), (2,)),
+    # The last axis is a batch axis: no field names it.
+    ((4, 3, 2), lambda w, x: jnp.einsum('bi,iob->bo', x, w), (0,), (1,)),
   ],
 )
 def test_output_axes_number_the_outputs(shape, fn, reduction, output):

@@ -201,7 +201,9 @@ def parallel(b: Builder, x, depth: int) -> Sub:
 
   def apply(w, x):
     ys = one.apply(only(w, one), x), two.apply(only(w, two), x)
-    return jnp.concatenate([jnp.tanh(jnp.reshape(y, -1))[:40] for y in ys])
+    # Some entries of each: a part of both, should they be joined themselves.
+    ys = [y.reshape(-1)[:: -(-y.size // 40)] for y in ys]
+    return jnp.tanh(jnp.concatenate(ys))
 
   pieces = ('parallel', '[', *one.pieces, '|', *two.pieces, ']')
   smooth = one.smooth and two.smooth
