@@ -89,13 +89,15 @@ def gradient_centralization(
   (inside the projection), decoupled decay after the moments.
 
   Args:
-    weight_axes: What the reduction axes of each leaf are: ``None`` for the
-      Flax convention (:func:`optax_gc.flax_weight_axes`), another convention
-      (a callable ``params -> tree``), or a tree like the params whose leaves
-      are :class:`optax_gc.WeightAxes`,
-      :class:`optax.contrib.MuonDimensionNumbers` or ``None`` (leave alone),
-      such as :func:`optax_gc.infer_weight_axes` returns. It is resolved on the
-      updates, by path, and once for all trees of the same structure and shapes.
+    weight_axes: What the reduction axes of each leaf are: ``None`` or
+      ``'flax'`` for the Flax convention (:func:`optax_gc.flax_weight_axes`),
+      ``'torch'``, another convention (a callable ``params -> tree``), or a tree
+      like the params, such as :func:`optax_gc.infer_weight_axes` returns, of
+      :class:`optax_gc.WeightAxes`,
+      :class:`optax.contrib.MuonDimensionNumbers`, an axis, a tuple of axes or
+      ``None`` (leave alone), each for a leaf or a whole subtree. It is resolved
+      on the updates, by path. Axes that a convention guesses, and a
+      transformation that centralizes nothing, are said by a warning.
     conv_only: Whether to leave all but convolution kernels alone, as the
       paper does on CIFAR and ImageNet.
     partition_specs: For an ``update`` that runs inside ``jax.shard_map``: a
