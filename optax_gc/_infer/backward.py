@@ -9,6 +9,7 @@ from optax_gc._infer import facts as _facts
 from optax_gc._infer import jaxpr as _jaxpr
 from optax_gc._infer import moves as _moves
 from optax_gc._infer import names as _names
+from optax_gc._infer import policy as _policy
 from optax_gc._infer import products as _products
 from optax_gc._infer import terms as _terms
 from optax_gc._infer.dims import C, X
@@ -113,7 +114,7 @@ class Walk:
     found = self._repeat(inner, constants, outs[:carried], rows)
     for j in range(carried):
       found[constants + j] = [*found[constants + j], *outs[j]]
-    # jaxpr/mapped_then_contracted: results are stacked as the weights were.
+    # algebra/stacked_kernels_contracted_over_the_stack.
     stacks = {
       term.ident: term.dims[0]
       for terms in outs[carried:]
@@ -279,11 +280,12 @@ def _parts(step: Step, term: Term, number: int) -> list[Term | None]:
   """What becomes of one term of a result, for each operand."""
   found: list[Term | None] = [None] * len(step.facts)
   if not term.open:
+    use, place = term.use, term.place
     chosen = any(fact.chooses for fact in step.facts[1:])
+    kept = use == LOST or place == _policy.PICKED
+    if step.name == 'gather' and chosen and not kept:
+      use, place = LOOKED_UP, step.place  # science/tables_compared.
     for k in step.held():
-      use, place = term.use, term.place
-      if step.name == 'gather' and chosen and use != LOST:
-        use, place = LOOKED_UP, step.place
       found[k] = _terms.closed(step.shapes[k], use, place)
     return found
   if step.name == 'sort':
@@ -310,7 +312,7 @@ def _unknown(step: Step, term: Term) -> list[Term | None]:
     if step.facts[k].data:
       found[k] = _terms.full(shape, C, term.use, step.place)
     elif not _terms.varies(term):
-      # algebra/norm_by_svd: what only rescales it is no use.
+      # algebra/spectral_norm_with_its_gradient: it only rescales.
       found[k] = _terms.closed(shape, _terms.GAIN, step.place)
     else:
       why = f'lost in the primitive {step.place}'

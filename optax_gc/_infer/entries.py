@@ -95,7 +95,7 @@ def _multiplied(step: Step, term: Term, k: int) -> Term:
   if step.facts[k].data or any(data):
     fresh = _dims.new_key() if any(data) or along else term.ident
     owns = _owns(step, k)
-    # random programs: what has outputs of its own is a layer, and no scale.
+    # algebra/scale_before_a_product_and_a_sum: a layer has outputs of its own.
     layer = any(not owns[i] and step.shape[i] > 1 for i in along)
     mark = (C if layer else WEIGHED) * step.facts[k].data
 
@@ -160,7 +160,7 @@ def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   scale = any(d for _, d, _ in rows) and not any(
     n & C and (own or not d) for n, d, own in rows
   )
-  # random programs: an inner product is complete before what it meets later.
+  # algebra/product_and_sum_before_scores: it is complete once it is summed.
   sums = any(
     d and own and not label and n > 1
     for label, d, own, n in zip(raw, data, owns, step.shape, strict=True)

@@ -1,6 +1,6 @@
 """What every value of a program is made of, and the rules of primitives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from optax_gc._infer import dims as _dims
@@ -91,6 +91,10 @@ def spread(fact: Fact, shape: Sequence[int], to: Sequence[int]) -> list[int]:
   return [v if n == m else 0 for v, n, m in pairs]
 
 
+def _out(equation: Any) -> tuple[int, ...]:
+  return _jaxpr.shape(equation.outvars[0])
+
+
 def _made(operands: Facts) -> Fact:
   """A number made of all operands."""
   made = leaves = 0
@@ -170,55 +174,33 @@ def anything(equation: Any, operands: Facts) -> Facts:
   return [_mixed(fact, _jaxpr.shape(out)) for out in equation.outvars]
 
 
-def _moved(
-  along: Callable[[Any, tuple[int, ...]], Sequence[int]],
-) -> Callable[[Any, Facts], Facts]:
-  """The rule of a primitive that moves the dimensions of its first operand."""
-
-  def rule(equation: Any, operands: Facts) -> Facts:
-    varies = along(equation, operands[0].varies)
-    return [_made(operands)._replace(varies=tuple(varies))]
-
-  return rule
+def _moved(equation: Any, operands: Facts) -> Facts:
+  """A primitive that moves the dimensions of its first operand."""
+  varies = tuple(_along(equation, operands[0].varies))
+  return [_made(operands)._replace(varies=varies)]
 
 
-def _transposed(equation: Any, varies: tuple[int, ...]) -> list[int]:
-  return [varies[i] for i in equation.params['permutation']]
-
-
-def _squeezed(equation: Any, varies: tuple[int, ...]) -> list[int]:
-  gone = {d % len(varies) for d in equation.params['dimensions']}
-  return [v for i, v in enumerate(varies) if i not in gone]
-
-
-def _reduced(equation: Any, varies: tuple[int, ...]) -> list[int]:
-  gone = equation.params['axes']
-  return [v for i, v in enumerate(varies) if i not in gone]
-
-
-def _broadcast(equation: Any, varies: tuple[int, ...]) -> list[int]:
+def _along(equation: Any, varies: tuple[int, ...]) -> Iterable[int]:
+  params, to = equation.params, _out(equation)
   shape = _jaxpr.shape(equation.invars[0])
-  to = _jaxpr.shape(equation.outvars[0])
-  out = [0] * len(to)
-  for k, d in enumerate(equation.params['broadcast_dimensions']):
-    out[d] = varies[k] if shape[k] == to[d] else 0
-  return out
-
-
-def _reshaped(equation: Any, varies: tuple[int, ...]) -> list[int]:
-  shape = _jaxpr.shape(equation.invars[0])
-  dims = [(Factor(n, v),) for n, v in zip(shape, varies, strict=True)]
-  to = _jaxpr.shape(equation.outvars[0])
-  return [_dims.label_of(d) for d in _dims.reshape(dims, to)]
-
-
-def _tiled(equation: Any, varies: tuple[int, ...]) -> list[int]:
-  shape = _jaxpr.shape(equation.invars[0])
-  return [v if n > 1 else 0 for n, v in zip(shape, varies, strict=True)]
-
-
-def _kept(equation: Any, varies: tuple[int, ...]) -> tuple[int, ...]:
-  del equation
+  match equation.primitive.name:
+    case 'transpose':
+      return [varies[i] for i in params['permutation']]
+    case 'squeeze':
+      gone = {d % len(varies) for d in params['dimensions']}
+      return [v for i, v in enumerate(varies) if i not in gone]
+    case 'tile':
+      return [v if n > 1 else 0 for n, v in zip(shape, varies, strict=True)]
+    case 'broadcast_in_dim':
+      out = [0] * len(to)
+      for k, d in enumerate(params['broadcast_dimensions']):
+        out[d] = varies[k] if shape[k] == to[d] else 0
+      return out
+    case 'reshape':
+      dims = [(Factor(n, v),) for n, v in zip(shape, varies, strict=True)]
+      return map(_dims.label_of, _dims.reshape(dims, to))
+    case name if name in _names.REDUCES:
+      return [v for i, v in enumerate(varies) if i not in params['axes']]
   return varies
 
 
@@ -234,7 +216,7 @@ def _each(equation: Any, operands: Facts) -> Facts:
 
 def _looked_up(equation: Any, operands: Facts) -> Facts:
   """A weight is still one, though data picked it."""
-  shape = _jaxpr.shape(equation.outvars[0])
+  shape = _out(equation)
   source, *places = operands
   chosen = any(fact.chooses for fact in places)
   if not chosen:
@@ -293,10 +275,6 @@ def _dot(equation: Any, operands: Facts) -> Facts:
   return [fact]
 
 
-def _out(equation: Any) -> tuple[int, ...]:
-  return _jaxpr.shape(equation.outvars[0])
-
-
 def _layer(equation: Any, operands: Facts) -> Facts:
   """A convolution or a ragged product: never of two kernels."""
   (fact,) = anything(equation, operands)
@@ -334,26 +312,20 @@ def acts(equation: Any, operands: Facts, k: int) -> bool:
 
 
 RULES: dict[str, Callable[[Any, Facts], Facts]] = {
-  'transpose': _moved(_transposed),
-  'squeeze': _moved(_squeezed),
-  'broadcast_in_dim': _moved(_broadcast),
-  'reshape': _moved(_reshaped),
-  'tile': _moved(_tiled),
-  'slice': _moved(_kept),
-  'rev': _moved(_kept),
-  'dot_general': _dot,
-  **dict.fromkeys(_names.RAGGED | {'conv_general_dilated'}, _layer),
-  'gather': _looked_up,
-  'dynamic_slice': _sliced,
-  'select_n': _selected,
-  'mul': _multiplied,
-  'div': _multiplied,
-  'stop_gradient': _each,
-  **dict.fromkeys(_names.ADDS | _names.COMPARES, elementwise),
-  **dict.fromkeys(_names.BENDS, _bent),
-  **dict.fromkeys(_names.RUNS, _moved(_kept)),
-  **dict.fromkeys(_names.REDUCES, _moved(_reduced)),
-  **dict.fromkeys(_names.PASSES, _each),
-  **dict.fromkeys(_names.FIXED, _fixed),
-  **dict.fromkeys(_names.DRAWN, _drawn),
+  name: rule
+  for rule, names in (
+    (_moved, _names.RUNS | _names.REDUCES | _names.MOVES),
+    (_layer, _names.RAGGED | {'conv_general_dilated'}),
+    (_each, _names.PASSES | {'stop_gradient'}),
+    (elementwise, _names.ADDS | _names.COMPARES),
+    (_multiplied, {'mul', 'div'}),
+    (_bent, _names.BENDS),
+    (_fixed, _names.FIXED),
+    (_drawn, _names.DRAWN),
+    (_dot, {'dot_general'}),
+    (_looked_up, {'gather'}),
+    (_sliced, {'dynamic_slice'}),
+    (_selected, {'select_n'}),
+  )
+  for name in names
 }

@@ -60,7 +60,7 @@ def _broadcast(step: Step, term: Term) -> Term:
   gone = set(range(len(sizes))) - set(where)
   gone |= {d for k, d in enumerate(where) if shape[k] != sizes[d]}
   left = [i for i in range(len(sizes)) if i not in gone]
-  inputs = any(_dims.label_of(term.dims[i]) == X for i in left)
+  inputs = any(_dims.label_of(dim) == X for dim in term.dims)
   term = _terms.sum_over(term, gone)
   lost = inputs and not any(_dims.label_of(dim) == X for dim in term.dims)
   if lost and term.use == CONTRACTS:  # factors/diagonal_gain.

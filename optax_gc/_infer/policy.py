@@ -34,7 +34,7 @@ def product(term: Term, free: Sequence[Sequence[Dim]], bent: bool) -> str:
   if not term.has_input or term.sign == DOUBT or bent:
     return LATENT
   labels = [set(map(_dims.label_of, dims)) for dims in free]
-  # random programs: inputs on both sides and no output between them.
+  # algebra/low_rank_kernel_of_one_output: inputs on both sides.
   if labels[0] == labels[1] == {X}:
     return EITHER
   both = [dim for dims in free for dim in dims if _dims.label_of(dim) == X | C]
@@ -65,7 +65,7 @@ def layer(
   me, data = step.facts[k], step.facts[1 - k]
   shape, other = step.shapes[k], step.shapes[1 - k]
   own = [i for d, i in mine if shape[d] > 1 and me.varies[d] & WEIGHTS]
-  # lookups: a row has no outputs of its own; an expert's kernel has.
+  # algebra/rows_that_meet_data: an expert has outputs of its own, a row none.
   if me.picked and not own:
     return PICKED
   if not data.data:

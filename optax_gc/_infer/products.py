@@ -135,7 +135,7 @@ def _layer(side: _Side, term: Term) -> Term:
   )
 
   def shared(label: int, e: int) -> int:
-    # random programs: a sum whose terms a parameter weighs is of experts.
+    # algebra/experts_weighed_by_a_parameter: no part of the product.
     if label == WEIGHED and side.summed:
       return X | C
     return met(label, varies[e], outputs)
@@ -145,7 +145,7 @@ def _layer(side: _Side, term: Term) -> Term:
     brings = varies[e] or not side.partner.data
     dims[d] = _dims.fresh(shape[d], X if brings else 0)
   for d, e, b in side.batch:
-    # algebra/learned_query_for_a_batch_of_one: an axis of one is a batch, too.
+    # algebra/query_for_one_example_with_heads: one is a batch, too.
     dims[d] = (
       _dims.fresh(1, X | C)
       if shape[d] == 1
@@ -192,7 +192,7 @@ def _through(side: _Side, term: Term) -> Term:
 def _factor(side: _Side, term: Term) -> Term:
   """A product of parameters: a factor of a kernel, or declined."""
   if not _terms.varies(term):
-    # algebra/spectral_norm_of_an_embedding: a norm of it only rescales.
+    # algebra/spectral_norms_without_a_product: a norm of it only rescales.
     return side.closed(GAIN, side.step.place)
   if not term.has_input and term.use == RETURNED:
     return side.closed(RETURNED, '')
@@ -233,7 +233,7 @@ def _linked(side: _Side, term: Term) -> Term:
     dims[d] = dim
   term = term._replace(dims=tuple(dims))
   if not side.summed and gone and term.use == CONTRACTS:
-    return term._replace(use=GAIN)  # algebra/gain_of_rank_two_by_einsum.
+    return term._replace(use=GAIN)  # algebra/gain_of_two_axes_by_einsum.
   if term.use == _terms.ONTO_INPUT:  # kernels/low_rank_onto_a_frozen_base.
     return term._replace(use=CONTRACTS, sign=_terms.KERNEL)
   return term

@@ -111,7 +111,7 @@ def sum_over(term: Term, gone: Collection[int], mixed: bool = True) -> Term:
   """
   if not gone:
     return term
-  summed = {f.key: f for d in gone for f in term.dims[d]}
+  summed = {f.key: f for d in gone for f in term.dims[d] if f.size > 1}
 
   def inherit(factor: Factor) -> Factor:
     label, tied = factor.label, factor.tied

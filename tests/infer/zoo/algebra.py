@@ -584,3 +584,38 @@ def grouped_convolution_mapped_twice(p, x):
   x = jnp.concatenate([x, x], -1)
   w = jnp.concatenate([p['w'], p['w']], -1)
   return jax.vmap(lambda a: jax.vmap(fn, (None, 0))(a, w))(x)
+
+
+# What a product is, told by what becomes of it.
+
+
+@program('bih', a='i2! either factor', b='2h! either factor')
+def low_rank_kernel_of_one_output(p, x):
+  """Data meet both sides: either factor could be the first layer."""
+  return jnp.einsum('bih,ih->b', x, p['a'] @ p['b'])
+
+
+@program('ebi', w='eIo', g='e')
+def experts_weighed_by_a_parameter(p, x):
+  """The experts' answers are weighed and added: no part of the product."""
+  y = jnp.einsum('ebi,eio->ebo', x, p['w'])
+  return jnp.sum(y * p['g'][:, None, None], 0)
+
+
+@program('bh', g='h', w='Ho')
+def scale_before_a_product_and_a_sum(p, x):
+  """The sum belongs to the layer after the scale."""
+  return jnp.sum((x * p['g'])[..., None] * p['w'], 1)
+
+
+@program('bti', w='Ih')
+def product_and_sum_before_scores(p, x):
+  """Once summed, a product is complete: what its outputs meet is not it."""
+  q = jnp.sum(x[..., None] * p['w'], 2)
+  return jnp.einsum('bth,bsh->bts', q, q)
+
+
+@program('bi', '#b', u='vi! rows that data picked')
+def rows_that_meet_data(p, x, j):
+  """A sampled softmax: rows are looked up, then contracted with data."""
+  return jnp.einsum('bi,bi->b', x, p['u'][j])
