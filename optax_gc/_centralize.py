@@ -157,14 +157,14 @@ def gradient_centralization(
         [part.mesh_axes for part in split],
       )
     )
-    leaves = []
-    for part in parts:
-      leaf = part.leaf
-      if part.mesh_axes:
-        leaf = _subtract(leaf, next(means))
-      elif part.axes:
-        leaf = _centralize(leaf, part.axes)
-      leaves.append(leaf)
+    leaves = [
+      _subtract(part.leaf, next(means))
+      if part.mesh_axes
+      else _centralize(part.leaf, part.axes)
+      if part.axes
+      else part.leaf
+      for part in parts
+    ]
     return jax.tree.unflatten(jax.tree.structure(updates), leaves), state
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

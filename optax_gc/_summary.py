@@ -158,7 +158,7 @@ def summary(
         vector_size(shape, axes) if reduction else None,
         bool(reduction),
         axes.reason,
-        getattr(axes, 'guess', False),
+        axes.guess,
       )
     )
   return Summary(tuple(rows))

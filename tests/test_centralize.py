@@ -234,9 +234,12 @@ def test_a_tree_is_sent_to_the_transformation(tree):
     optax_gc.centralize(tree, 0)
 
 
-def test_integers_have_no_mean_to_subtract():
-  with pytest.raises(ValueError, match='it holds int32, which has no mean'):
-    optax_gc.centralize(jnp.ones((3, 2), int), 0)
+@pytest.mark.parametrize('dtype', ['int32', 'float8_e8m0fnu'])
+def test_what_has_no_negative_numbers_has_no_mean_to_subtract(dtype):
+  g = jnp.ones((3, 2), dtype)
+  with pytest.raises(ValueError, match=f'it holds {dtype}, which has no mean'):
+    optax_gc.centralize(g, 0)
+  assert update(optax_gc.gc(), {'w': g, 'kernel': jnp.eye(2)})['w'] is g
 
 
 # The transformation.

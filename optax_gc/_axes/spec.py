@@ -91,9 +91,11 @@ class LeafAxes(NamedTuple):
 
 
 def is_inexact(leaf: Any) -> bool:
-  """Whether a leaf is a real or complex floating-point array."""
+  """Whether a leaf is an array of real or complex floats of either sign."""
   dtype = getattr(leaf, 'dtype', None)
-  return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+  if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+    return False
+  return bool(jnp.finfo(dtype).min < 0)  # float8_e8m0fnu has powers of 2 alone.
 
 
 def is_spec(x: Any) -> bool:

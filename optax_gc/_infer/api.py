@@ -237,7 +237,10 @@ def _are_params(params: Any) -> list[bool]:
   nnx = sys.modules.get('flax.nnx')
   if nnx is None:
     return [True] * len(jax.tree.leaves(params))
-  is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+
+  def is_variable(x: Any) -> bool:
+    return isinstance(x, nnx.Variable)
+
   return [
     not is_variable(node) or isinstance(node, nnx.Param)
     for node in jax.tree.leaves(params, is_leaf=is_variable)

@@ -38,7 +38,7 @@ def trace(fn: Callable[..., Any], *args: Any) -> Any:
 
   # In JAX's errors it is the user's function that is traced.
   @functools.wraps(fn, updated=())
-  def arrays_of(*args):
+  def arrays_of(*args: Any) -> list[Any]:
     return [x for x in jax.tree.leaves(fn(*args)) if is_array(x)]
 
   return jax.make_jaxpr(arrays_of)(*args)
@@ -173,19 +173,19 @@ def _jaxprs(param: Any) -> Iterator[Any]:
 
 @_jaxprs.register(jex_core.Jaxpr)
 @_jaxprs.register(jex_core.ClosedJaxpr)
-def _(param) -> Iterator[Any]:
+def _(param: Any) -> Iterator[Any]:
   yield param
 
 
 @_jaxprs.register(tuple)
 @_jaxprs.register(list)
-def _(param) -> Iterator[Any]:
+def _(param: Any) -> Iterator[Any]:
   for item in param:
     yield from _jaxprs(item)
 
 
 @_jaxprs.register(dict)
-def _(param) -> Iterator[Any]:
+def _(param: Any) -> Iterator[Any]:
   yield from _jaxprs(tuple(param.values()))
 
 
