@@ -5,15 +5,6 @@ import pytest
 import optax_gc
 from tests.infer.third_party import MODELS, installed
 
-# Leaves that inference declines, as it may, and why it does.
-DECLINED = {
-  (
-    'flowjax/triangular_spline_flow',
-    'bijection/bijection/bijection/bijections/1/triangular/weight/args/0',
-  ): 'its own diagonal is taken out, made positive and put back',
-}
-
-
 # Of the extra `test`; the others are of the extra `third-party`.
 TESTED_ALWAYS = {'equinox', 'haiku'}
 
@@ -34,7 +25,7 @@ def test_reads_the_axes_of_the_rules_written_by_hand(name):
     pytest.skip(f'{MODELS[name].package} is not installed')
   model = MODELS[name].build()
   axes = optax_gc.infer_weight_axes(model.fn, model.params, *model.inputs)
-  wrong, declined = [], []
+  faults = []
   for row in optax_gc.summary(model.params, axes):
     got, expected = (
       # An axis of size one holds nothing, named or not.
@@ -45,11 +36,8 @@ def test_reads_the_axes_of_the_rules_written_by_hand(name):
       )
     )
     if got != expected:
-      text = f'{row.path}: {got}, not {expected}: {row.reason}'
-      (declined if got == () else wrong).append((row.path, text))
-  assert not [text for _, text in wrong]
-  named = {path for case, path in DECLINED if case == name}
-  assert [text for path, text in declined if path not in named] == []
+      faults.append(f'{row.path}: {got}, not {expected}: {row.reason}')
+  assert faults == []
 
 
 def test_rules_must_cover_every_matrix():
