@@ -75,9 +75,7 @@ def _axes(site: Site) -> WeightAxes:
     is_open = is_transposed and bias == shape[1:2]
     return guess(axes) if is_open else axes
   if ndim == 2:
-    # A layer without a name and a bias may as well be an embedding.
-    is_known = site.layer or site.bias or site.name != 'weight'
-    return all_but_first if is_known else guess(all_but_first)
+    return all_but_first
   if site.is_convolution and not is_transposed:
     return dataclasses.replace(
       all_but_first, reason=f'a convolution, named {site.layer!r}'

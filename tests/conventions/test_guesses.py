@@ -22,7 +22,6 @@ from tests.infer.zoo import CASES, SIZES, Missing
 UNNAMED = 'a single layer without a name, perhaps transposed'
 EQUAL = 'several readings fit, as a batch axis may be as long as the inputs'
 GUESSED = {
-  'equinox/embedding': 'a single layer without a name: a table or a matrix',
   'equinox/weight_norm': 'magnitudes, under a name of their own',
   'haiku/layer_stack': EQUAL,
   'linen/conv_1d': UNNAMED,
@@ -57,8 +56,9 @@ GUESSED = {
   'nnx/spectral_norm': 'a statistic, as all variables are given',
   'nnx/vmap_stack_second': 'stacked along the second axis',
 }
-# Of a tied table, the name says table.
-TIED = ('linen/embed_tied', 'nnx/embed_tied')
+# A table that is tied is named like one that is not; one that is the whole
+# model is named like a matrix.
+TIED = ('linen/embed_tied', 'nnx/embed_tied', 'equinox/embedding')
 
 
 def decisions(case, convention):
