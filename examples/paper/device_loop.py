@@ -8,7 +8,6 @@ while the epoch before it runs.
 from collections.abc import Callable, Sequence
 import concurrent.futures
 import functools
-import os
 from typing import Any
 
 import jax
@@ -47,14 +46,24 @@ class Data:
       return jax.device_get(self._network.init(jax.random.key(seed)))
 
 
-# Compilation needs no lock of Python's.
-_COMPILERS = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-
-
 class Loop:
-  """Trains groups of seeds; compiled once for each size of a group."""
+  """Trains groups of seeds; compiled once for each size of a group.
 
-  def __init__(self, config: Config, task: Task, data: Data):
+  Args:
+    config: The run.
+    task: Its network and data.
+    data: The data, on the device.
+    compilers: Where it is compiled, beside others.
+  """
+
+  def __init__(
+    self,
+    config: Config,
+    task: Task,
+    data: Data,
+    compilers: concurrent.futures.Executor,
+  ):
+    self._compilers = compilers
     self.config, self.task, self.data = config, task, data
     self.parts = training.make_parts(config, task)
     self._compiled: dict[int, concurrent.futures.Future] = {}
@@ -83,7 +92,7 @@ class Loop:
   def compile(self, size: int) -> concurrent.futures.Future:
     """Begins to compile the epoch of so many seeds, if that has not begun."""
     if size not in self._compiled:
-      self._compiled[size] = _COMPILERS.submit(self._lower(size).compile)
+      self._compiled[size] = self._compilers.submit(self._lower(size).compile)
     return self._compiled[size]
 
   def _lower(self, size: int):

@@ -137,6 +137,8 @@ def transformation(
 def used_axes(centralize: str, params: Any, axes: Any) -> Any:
   """The inferred axes as one arm uses them; in some, nothing is left."""
   arm = CENTRALIZATIONS[centralize]
+  if arm.spared is everything:  # Said of all, it is not taken for a mistake.
+    return optax_gc.override_weight_axes(axes, [('.*', None)], params)
   overrides = [
     (re.escape(row.path), None)
     for row in optax_gc.summary(params, axes)

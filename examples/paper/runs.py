@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import concurrent.futures
 import itertools
+import os
 from pathlib import Path
 import platform
 import time
@@ -172,6 +173,7 @@ class Runner:
     self.each = each
     # Several at a time would only wait for one another, and for the first.
     self._tracer = concurrent.futures.ThreadPoolExecutor(1)
+    self._compilers = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     self._programs: dict[Config, concurrent.futures.Future] = {}
     self._data: dict[Config, device_loop.Data] = {}
     self._together = settings.together
@@ -179,18 +181,26 @@ class Runner:
 
   def run(self, name: str, todo: list[Unit]) -> None:
     """Trains what time allows; whole pairs."""
-    if self.settings.resident:  # All are traced in turn, and compiled at once.
-      for unit in todo:
-        self._program(unit.config, min(self._together, len(unit.seeds)))
-    for config, pair in pairs(todo):
-      seeds = sum(len(unit.seeds) for unit in pair)
-      if time.monotonic() + self._pace.get(config, 0) * seeds > (
-        self.settings.until
-      ):
-        self.say(f'{name}: the rest does not fit the time that is left.')
-        return
-      for unit in pair:
-        self._run_unit(name, unit)
+    try:
+      for config, pair in pairs(todo):
+        seconds = sum(self._seconds(config, unit) for unit in pair)
+        if time.monotonic() + seconds > self.settings.until:
+          self.say(f'{name}: the rest does not fit the time that is left.')
+          return
+        if not self._programs and self.settings.resident:
+          for unit in todo:  # Traced in turn, and compiled at once.
+            self._program(unit.config, min(self._together, len(unit.seeds)))
+        for unit in pair:
+          self._run_unit(name, unit)
+    finally:  # Else the process would not end before all is compiled.
+      for pool in (self._tracer, self._compilers):
+        pool.shutdown(wait=False, cancel_futures=True)
+
+  def _seconds(self, config: Config, unit: Unit) -> float:
+    """What a unit takes: as the last one of its pair's, or roughly."""
+    if config in self._pace:
+      return self._pace[config] * len(unit.seeds)
+    return at_size.seconds(unit)
 
   def _run_unit(self, name: str, unit: Unit) -> None:
     size = len(unit.seeds) if unit.config.vmapped else self._together
@@ -255,7 +265,7 @@ class Runner:
     essence = tasks.essence(config)
     if essence not in self._data:
       self._data[essence] = device_loop.Data(task)
-    loop = device_loop.Loop(config, task, self._data[essence])
+    loop = device_loop.Loop(config, task, self._data[essence], self._compilers)
     if config.epochs:
       loop.compile(size)
     return loop

@@ -1,5 +1,6 @@
 """examples/paper on an accelerator: the same runs, an epoch a program."""
 
+import concurrent.futures
 import dataclasses
 import time
 
@@ -102,8 +103,9 @@ def test_the_device_makes_the_windows_that_the_host_makes():
 @pytest.mark.parametrize('config', [CNN, LANGUAGE], ids=['images', 'text'])
 def test_an_epoch_as_one_program_trains_as_the_host_s_loop(config):
   task = tasks.make_task(config)
-  loop = device_loop.Loop(config, task, device_loop.Data(task))
-  together, alone = loop.train([0, 1]), loop.train([1])
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    loop = device_loop.Loop(config, task, device_loop.Data(task), pool)
+    together, alone = loop.train([0, 1]), loop.train([1])
   by_host = training.make_program(config, task).train([0])
   for measure, curves in together.curves.items():
     assert curves.shape == (2, config.epochs)
@@ -273,16 +275,16 @@ def test_no_pair_is_begun_that_would_not_end_in_time(tmp_path, monkeypatch):
 
   def run_unit(runner, name, unit):
     trained.append(unit)
-    runner._pace[pairing(unit.config)] = 10.0
+    runner._pace[pairing(unit.config)] = 60.0
     monkeypatch.setattr(time, 'monotonic', lambda: 10.0 * len(trained))
 
   monkeypatch.setattr(time, 'monotonic', lambda: 0.0)
   monkeypatch.setattr(runs.Runner, '_run_unit', run_unit)
   said = []
-  limited = runs.Settings(tmp_path, until=35.0)
+  limited = runs.Settings(tmp_path, until=125.0)
   todo = list(units(at_size.AT_SIZE['at_size_language']))
   runs.Runner(limited, said.append).run('a', todo)
-  # Ten seconds a run: a second pair would end at 40.
+  # After the first pair, at 20, a second one would end at 140.
   assert [unit.seeds for unit in trained] == [(0,), (0,)]
   assert said == ['a: the rest does not fit the time that is left.']
 
