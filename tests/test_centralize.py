@@ -227,6 +227,19 @@ def test_bad_axes_raise(axes, error, message):
     optax_gc.centralize(jnp.ones((3, 2)), axes)
 
 
+@pytest.mark.parametrize(
+  'convention',
+  [
+    *(optax_gc.flax_weight_axes, optax_gc.torch_weight_axes),
+    optax_gc.match_weight_axes([('.*', 0)]),
+  ],
+)
+def test_a_convention_that_is_taken_for_a_schedule_says_so(convention):
+  tx = optax.inject_hyperparams(optax_gc.gc)(weight_axes=convention)
+  with pytest.raises(ValueError, match="list 'weight_axes' in static_args"):
+    tx.init({'w': jnp.ones((3, 2))})
+
+
 @pytest.mark.parametrize('tree', [{'w': np.ones((3, 2))}, [1.0, 2.0], None])
 def test_a_tree_is_sent_to_the_transformation(tree):
   message = f'type {type(tree).__name__}. Centralize a tree with optax_gc.grad'
