@@ -340,7 +340,7 @@ def spectral_norm(s):
     state,
     _flat(s),
     {
-      "norm/batch_stats/('kernel', 'u')": (),
+      'norm/batch_stats/kernel/u': (),
       'norm/layer_instance/kernel': (0,),
     },
   )
