@@ -2,10 +2,11 @@
 
     python -m benchmarks steps benchmarks/results/steps_NAME.jsonl
 
-Meant for a GPU or TPU; `speed` has the CPU's share. The parts: copy, what the
-device's memory gives at best; steps, an optimizer's step on the trees of known
-networks; training, a whole step of ResNet-50 and GPT-2 small in bfloat16;
-torch, the authors' way in PyTorch, where that is installed.
+Meant for a GPU or TPU; `speed` has the CPU's share. Takes the extras `bench`
+and `examples`, whose networks it trains. The parts: copy, what the device's
+memory gives at best; steps, an optimizer's step on the trees of known networks;
+training, a whole step of ResNet-50 and GPT-2 small in bfloat16; torch, the
+authors' way in PyTorch, where that is installed.
 
 All programs are compiled first, in threads. Then each case is timed in turns,
 arm after arm, so that a ratio is of one moment. A line is written as soon as a

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-pytest.importorskip('flax')
+for package in ('flax', 'grain', 'PIL'):
+  pytest.importorskip(package)
 
 ROOT = Path(__file__).parents[2]
 
