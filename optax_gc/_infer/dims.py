@@ -154,7 +154,9 @@ def place(dim: Dim, start: int | None, total: int, stride: int = 1) -> Dim:
     if not part:
       return (whole._replace(region=NOWHERE),)
     moved = range(part.start + start, part.stop + start, part.step)
-    return (dim[0]._replace(size=total, region=moved),)
+    # A squeezed axis is marked as a batch only as long as its size is one.
+    label = 0 if size == 1 and dim[0].label == X | C else dim[0].label
+    return (dim[0]._replace(size=total, label=label, region=moved),)
   inner = size_of(dim[1:])
   if start % inner == 0 and total % inner == 0:
     return (*place(dim[:1], start // inner, total // inner), *dim[1:])

@@ -70,8 +70,9 @@ def layer(
     return PICKED
   if not data.data:
     return ''
+  # layers/bilinear: what multiplies it is no layer's result.
   if data.made & WEIGHTS:
-    # inputs/kernels_mixed_by_data; the gates of layers/bilinear are data.
+    # inputs/kernels_mixed_by_data.
     labels = {_dims.label_of(term.dims[i]) for i in own}
     return f'{MIXTURE}: {step.place}' if {X, C} <= labels else ''
   # inputs/positions_resized_by_data: both are places of a grid.

@@ -212,13 +212,14 @@ def _linked(side: _Side, term: Term) -> Term:
     _dims.label_of(dim) for i, dim in enumerate(term.dims) if i not in gone
   } - {0}
   link = _dims.label_of(f for dim in brought for f in dim)
-  # structure/kronecker; structure/mixture_of_kernels: whole kernels' results.
+  # structure/mixture_of_kernels: the results of whole kernels are weighed.
   if X in away and (C in left or (C in away and not left)):
     link = X
   tied: frozenset[int] = frozenset()
-  part = False  # factors/diagonal_gain_of_half.
+  part = False
   for factor in (f for dim in brought for f in dim):
     tied |= factor.tied
+    # factors/diagonal_gain_of_half.
     part = part or (factor.region is not None and bool(factor.label & X))
   along = [i for e, i in side.theirs if varies[e]]
   along += [b for _, e, b in side.batch if varies[e]]

@@ -1,0 +1,138 @@
+"""Breaks every condition that names a case, and shows that its case notices.
+
+  python -m tests.infer.conditions [MODULE...]
+
+A comment `# folder/case: why` in a module of inference says which case of the
+zoo needs the statement that it is in, or above. Each condition in there is made
+true, made false, or loses one of its operands, one at a time; one of these must
+change the case's verdicts. What changes none is listed, and the exit status 1.
+"""
+
+import ast
+from collections.abc import Iterator
+import copy
+import importlib
+import pathlib
+import re
+import sys
+import types
+from typing import Any
+
+import jax
+
+import optax_gc
+from optax_gc._infer import api, jaxpr
+from tests.infer.zoo import CASES, SIZES
+
+PACKAGE = pathlib.Path(optax_gc.__file__).parent / '_infer'
+# In the order in which they import each other.
+ENGINE = (
+  *('names', 'dims', 'facts', 'forward', 'terms', 'step', 'policy', 'products'),
+  *('entries', 'moves', 'backward', 'judge'),
+)
+_NAME = re.compile(r'\b([a-z]+/[a-z]\w+)')
+
+
+def named(module: str) -> Iterator[tuple[int, str]]:
+  """The lines of comments that name a case, and the case."""
+  lines = (PACKAGE / f'{module}.py').read_text().splitlines()
+  for number, line in enumerate(lines, 1):
+    if '# ' in line:
+      for name in _NAME.findall(line.split('# ', 1)[1]):
+        if name in CASES:
+          yield number, name
+
+
+def around(tree: ast.Module, line: int) -> list[ast.AST]:
+  """The smallest statement that holds a line, or follows it, and its `if`."""
+  parents = {
+    child: node
+    for node in ast.walk(tree)
+    for child in ast.iter_child_nodes(node)
+  }
+  nodes = [n for n in ast.walk(tree) if isinstance(n, ast.stmt)]
+  leaves = [n for n in nodes if not hasattr(n, 'body')]
+  inside = [n for n in leaves if n.lineno <= line <= (n.end_lineno or 0)]
+  after = [n for n in nodes if n.lineno > line]
+  first = min(inside or after, key=lambda n: n.lineno)
+  parent = parents[first]
+  return [first, parent] if isinstance(parent, ast.If) else [first]
+
+
+def broken(statements: list[ast.AST]) -> Iterator[tuple[ast.AST, str, Any]]:
+  """The conditions of statements, and what to put in place of their parts."""
+  first, *parents = statements
+  for node in (*ast.walk(first), *parents):
+    if isinstance(node, ast.If | ast.IfExp):
+      yield node, 'test', ast.Constant(True)
+      yield node, 'test', ast.Constant(False)
+    elif isinstance(node, ast.BoolOp):
+      for part in node.values:
+        yield node, 'values', [v for v in node.values if v is not part] * 2
+    elif isinstance(node, ast.comprehension) and node.ifs:
+      yield node, 'ifs', []
+    elif isinstance(node, ast.Return | ast.Assign) and node.value:
+      yield node, 'value', ast.Constant(True)
+      yield node, 'value', ast.Constant(False)
+
+
+def engine(module: str, tree: ast.Module) -> types.ModuleType:
+  """The engine's last module, with another tree for one of its modules."""
+  start = ENGINE.index(module)
+  names = [f'{PACKAGE.parent.name}._infer.{name}' for name in ENGINE]
+  package = sys.modules[f'{PACKAGE.parent.name}._infer']
+  kept = {name: importlib.import_module(name) for name in names}
+  try:
+    for name in names[start:]:
+      new = types.ModuleType(name)
+      sys.modules[name] = new
+      setattr(package, name.rpartition('.')[2], new)
+      path = PACKAGE / f'{name.rpartition(".")[2]}.py'
+      source = tree if name == names[start] else ast.parse(path.read_text())
+      exec(compile(source, str(path), 'exec'), vars(new))
+    return sys.modules[names[-1]]
+  finally:
+    sys.modules.update(kept)
+    for name, old in kept.items():
+      setattr(package, name.rpartition('.')[2], old)
+
+
+def verdicts(judge: Any, case: str) -> Any:
+  """What a case's leaves get, or the error."""
+  found = []
+  for sizes in SIZES.values():
+    built = CASES[case](sizes)
+    flat, treedef = jax.tree.flatten((built.params, *built.inputs))
+    fn = lambda *x: built.fn(*jax.tree.unflatten(treedef, x))  # noqa: B023, E731
+    count = len(jax.tree.leaves(built.params))
+    leaves = [i if i < count else None for i in range(len(flat))]
+    program = jaxpr.trace(fn, *flat)
+    try:
+      found.append(judge.read(program, leaves, [x.shape for x in flat]))
+    except Exception as error:  # Broken code may do anything.
+      found.append(type(error))
+  return [str(each) for each in found]
+
+
+def main(modules: list[str]) -> int:
+  idle = 0
+  for module in modules or ENGINE:
+    tree = ast.parse((PACKAGE / f'{module}.py').read_text())
+    for line, case in named(module):
+      before = verdicts(api._judge, case)
+      noticed = tried = 0
+      for node, field, value in broken(around(tree, line)):
+        kept = copy.copy(getattr(node, field))
+        setattr(node, field, value)
+        fixed = ast.fix_missing_locations(copy.deepcopy(tree))
+        setattr(node, field, kept)
+        tried += 1
+        noticed += verdicts(engine(module, fixed), case) != before
+      idle += not noticed
+      mark = 'IDLE' if not noticed else 'ok'
+      print(f'{mark:4} {module}:{line} {case}: {noticed} of {tried}')
+  return int(idle > 0)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
