@@ -82,7 +82,7 @@ def infer_weight_axes(
     **kwargs: Further arguments of ``fn``.
 
   Returns:
-    A tree like ``params`` with a normalised `WeightAxes` at every leaf.
+    A tree like ``params`` with a normalized `WeightAxes` at every leaf.
 
   Raises:
     ValueError: With ``strict``, if leaves are unresolved: all are named. If an
