@@ -243,6 +243,9 @@ def _linked(side: _Side, term: Term) -> Term:
 def _convolved(step: Step, term: Term) -> list[Term | None]:
   numbers = step.params['dimension_numbers']
   outputs = _dims.label_of(term.dims[numbers.out_spec[1]])
+  place = step.place
+  if step.params['feature_group_count'] > 1:
+    place = place.replace(step.name, f'{step.name} {_terms.IN_GROUPS}', 1)
   found: list[Term | None] = [None, None]
   for k, spec in enumerate((numbers.lhs_spec, numbers.rhs_spec)):
     fact, partner = step.facts[k], step.facts[1 - k]
@@ -260,7 +263,7 @@ def _convolved(step: Step, term: Term) -> list[Term | None]:
         _dims.new_key() if fact.data else term.ident,
         (_dims.new_key(),) if step.data else (),
         CONTRACTS,
-        step.place,
+        place,
       )
     else:
       why = f'no data enters {step.place}'

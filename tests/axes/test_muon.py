@@ -179,18 +179,7 @@ def test_errors_name_leaf_and_remedy(axes, error, message):
     optax_gc.muon_dimension_numbers(axes)
 
 
-@pytest.mark.parametrize(
-  'groups',
-  [
-    1,
-    *(
-      pytest.param(
-        n, marks=pytest.mark.xfail(reason='inference sees no groups')
-      )
-      for n in (2, 8)
-    ),
-  ],
-)
+@pytest.mark.parametrize('groups', [1, 2, 8])
 def test_a_grouped_convolution_is_not_a_matrix(groups):
   """A matrix of it would mix groups that share no inputs."""
   conv = nn.Conv(8, (4,), feature_group_count=groups, use_bias=False)
