@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from optax_gc._infer import dims as _dims
 from optax_gc._infer.dims import C, Dim, X
-from optax_gc._infer.facts import CONSTANT, WEIGHTS
+from optax_gc._infer.facts import CONSTANT, OTHER, WEIGHTS
 from optax_gc._infer.step import Step
 from optax_gc._infer.terms import DOUBT, KERNEL, Term
 
@@ -64,9 +64,11 @@ def layer(
   """
   me, data = step.facts[k], step.facts[1 - k]
   shape, other = step.shapes[k], step.shapes[1 - k]
-  own = [i for d, i in mine if shape[d] > 1 and me.varies[d] & WEIGHTS]
-  # algebra/rows_that_meet_data: an expert has outputs of its own, a row none.
-  if me.picked and not own:
+  alone = [not v & OTHER and bool(v & WEIGHTS) for v in me.varies]
+  own = [i for d, i in mine if shape[d] > 1 and alone[d]]
+  # algebra/rows_that_meet_data: an expert has outputs of its own, a row none;
+  # algebra/rows_that_data_average: and inputs of its own, not only places.
+  if me.picked and not (own and any(alone[d] for d, _ in summed)):
     return PICKED
   if not data.data:
     return ''

@@ -619,3 +619,10 @@ def product_and_sum_before_scores(p, x):
 def rows_that_meet_data(p, x, j):
   """A sampled softmax: rows are looked up, then contracted with data."""
   return jnp.einsum('bi,bi->b', x, p['u'][j])
+
+
+@program('bti', '#bt', v='vi! rows that data picked')
+def rows_that_data_average(p, x, tokens):
+  """Attention averages looked-up rows: the sum runs over their places."""
+  scores = jax.nn.softmax(x @ x.swapaxes(1, 2))
+  return jnp.einsum('bts,bsi->bti', scores, p['v'][tokens])
