@@ -1,0 +1,232 @@
+"""Reads a folder in COCO's form into arrays of fixed shapes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+# A class of targets: 0 is padding, 1, 2, ... the classes, and this one a crowd,
+# where detections are neither right nor wrong.
+CROWD = -1
+# How many images a part keeps in memory: 1 GB of 128 x 128 pixels.
+REMEMBERED = 3_000
+
+
+class Targets(NamedTuple):
+  """The objects of images, padded to one number.
+
+  Attributes:
+    boxes: `(*batch, objects, 4)` float32: left, top, right, bottom, in pixels.
+    classes: `(*batch, objects)` int32: 1, 2, ..., 0 for padding, `CROWD`.
+    masks: `(*batch, objects, pixels, pixels)` bool: an object's pixels.
+  """
+
+  boxes: Any
+  classes: Any
+  masks: Any
+
+
+class Batch(NamedTuple):
+  """Images and their objects.
+
+  Attributes:
+    images: `(batch, pixels, pixels, 3)` float32 in [0, 1], scaled to fit and
+      padded by zeros at the right and the bottom.
+    targets: Their `Targets`.
+  """
+
+  images: Any
+  targets: Targets
+
+
+class Coco:
+  """One part of a data set, such as `train2017`.
+
+  Args:
+    folder: Holds `PART/` and `annotations/instances_PART.json`.
+    part: The part's name.
+    pixels: The height and width of the arrays.
+    objects: How many objects an image has at most; of more, the largest stay.
+
+  Attributes:
+    api: The `pycocotools.coco.COCO` of the annotations.
+    ids: The images' ids, in the order of the indices.
+    categories: The ids of the classes 1, 2, ...
+    names: Their names.
+    omitted: How many annotations were left out, by reason.
+
+  Raises:
+    FileNotFoundError: If the annotations or an image is missing.
+    ValueError: If there are no images, or a class has no objects.
+  """
+
+  def __init__(self, folder: Path, part: str, pixels: int, objects: int = 8):
+    self.folder, self.part = folder, part
+    self.pixels, self.objects = pixels, objects
+    self.api = _read(folder / 'annotations' / f'instances_{part}.json')
+    self.ids = sorted(self.api.imgs)
+    self.categories = sorted(self.api.cats)
+    self.names = [self.api.cats[i]['name'] for i in self.categories]
+    self.omitted: dict[str, int] = {}
+    self._loaded: dict[int, Batch] = {}  # Of small data all, of COCO the first.
+    self._kept = {i: self._usable(i) for i in self.ids}
+    self._check()
+
+  def _check(self) -> None:
+    where = f'{self.folder}: instances_{self.part}.json'
+    if not self.ids:
+      raise ValueError(f'{where} lists no images.')
+    for i in self.ids:
+      if not self._path(i).is_file():
+        raise FileNotFoundError(f'{where} lists {self._path(i)}: no such file.')
+    found = {a['category_id'] for kept in self._kept.values() for a in kept}
+    lacking = [c for c in self.categories if c not in found]
+    if lacking:
+      names = ', '.join(self.api.cats[c]['name'] for c in lacking)
+      raise ValueError(f'{where} has no object of class {names}.')
+
+  def _path(self, image: int) -> Path:
+    return self.folder / self.part / self.api.imgs[image]['file_name']
+
+  def _usable(self, image: int) -> list[dict[str, Any]]:
+    """Annotations whose box, cut to the image, spans more than a pixel."""
+    size = self.api.imgs[image]['width'], self.api.imgs[image]['height']
+    kept = []
+    for annotation in self.api.imgToAnns[image]:
+      left, top, right, bottom = _corners(annotation['bbox'], size)
+      if annotation['category_id'] not in self.api.cats:
+        self._omit('of an unknown class')
+      elif right <= left or bottom <= top:
+        self._omit('outside the image')
+      elif right - left < 1 or bottom - top < 1:
+        self._omit('below one pixel')
+      else:
+        kept.append(annotation)
+    kept.sort(key=lambda a: (a.get('iscrowd', 0), -a['area']))
+    for _ in kept[self.objects :]:
+      self._omit(f'beyond {self.objects} in an image')
+    return kept[: self.objects]
+
+  def _omit(self, reason: str) -> None:
+    self.omitted[reason] = self.omitted.get(reason, 0) + 1
+
+  def trainable(self) -> np.ndarray:
+    """The indices of images that have an object other than a crowd."""
+    return np.array(
+      [
+        i
+        for i, image in enumerate(self.ids)
+        if any(not a.get('iscrowd', 0) for a in self._kept[image])
+      ]
+    )
+
+  def scale(self, index: int) -> float:
+    """What an image's pixels are multiplied by to fit the arrays."""
+    image = self.api.imgs[self.ids[index]]
+    return self.pixels / max(image['height'], image['width'])
+
+  def load(self, index: int) -> Batch:
+    """One image, without an axis of batches."""
+    if index in self._loaded:
+      return self._loaded[index]
+    image, scale = self.ids[index], self.scale(index)
+    picture = Image.open(self._path(image)).convert('RGB')
+    sides = [max(1, round(s * scale)) for s in picture.size]
+    picture = picture.resize(sides, Image.Resampling.BILINEAR)
+    pixels = np.zeros((self.pixels, self.pixels, 3), np.float32)
+    pixels[: sides[1], : sides[0]] = np.asarray(picture, np.float32) / 255
+    sample = Batch(pixels, self._targets(image, scale, sides))
+    if len(self._loaded) < REMEMBERED:
+      self._loaded[index] = sample
+    return sample
+
+  def _targets(self, image: int, scale: float, sides: list[int]) -> Targets:
+    boxes = np.zeros((self.objects, 4), np.float32)
+    classes = np.zeros(self.objects, np.int32)
+    masks = np.zeros((self.objects, self.pixels, self.pixels), bool)
+    size = self.api.imgs[image]['width'], self.api.imgs[image]['height']
+    for i, annotation in enumerate(self._kept[image]):
+      boxes[i] = np.multiply(_corners(annotation['bbox'], size), scale)
+      category = self.categories.index(annotation['category_id']) + 1
+      classes[i] = CROWD if annotation.get('iscrowd', 0) else category
+      mask = Image.fromarray(255 * self.api.annToMask(annotation))
+      mask = mask.resize(sides, Image.Resampling.BILINEAR)
+      masks[i, : sides[1], : sides[0]] = np.asarray(mask) >= 128
+    return Targets(boxes, classes, masks)
+
+
+def _read(path: Path) -> Any:
+  try:
+    from pycocotools.coco import COCO
+  except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+      'COCO annotations need pycocotools: pip install pycocotools.'
+    ) from error
+  import contextlib
+  import io
+
+  if not path.is_file():
+    raise FileNotFoundError(
+      f'{path} is missing. Make scenes by `python -m examples.paper detection '
+      'scenes FOLDER`, or name a folder that holds COCO: train2017, val2017 '
+      'and annotations.'
+    )
+  with contextlib.redirect_stdout(io.StringIO()):
+    return COCO(path)
+
+
+def _corners(
+  bbox: list[float], size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+  """A box's corners, cut to the image, from left, top, width and height."""
+  left, top, width, height = bbox
+  right, bottom = min(left + width, size[0]), min(top + height, size[1])
+  return max(left, 0), max(top, 0), right, bottom
+
+
+def stacked(samples: list[Batch]) -> Batch:
+  """Samples as one batch."""
+  images, targets = zip(*samples, strict=True)
+  return Batch(
+    np.stack(images), Targets(*map(np.stack, zip(*targets, strict=True)))
+  )
+
+
+def mirrored(sample: Batch) -> Batch:
+  """An image and its objects, left for right."""
+  boxes, classes, masks = sample.targets
+  width = sample.images.shape[1]
+  left, top, right, bottom = boxes.T
+  flipped = np.stack([width - right, top, width - left, bottom], -1)
+  flipped *= (classes != 0)[:, None]
+  targets = Targets(flipped, classes, masks[:, :, ::-1])
+  return Batch(sample.images[:, ::-1], targets)
+
+
+def train_batches(
+  data: Coco, size: int, seed: int, epoch: int
+) -> Iterator[Batch]:
+  """One epoch's batches, mirrored at random; the same for equal seeds."""
+  import grain
+
+  rng = np.random.default_rng((seed, epoch))
+  order = rng.permutation(data.trainable())
+  order = order[: len(order) // size * size]
+  flips = rng.random(len(order)) < 0.5
+
+  def load(i: int) -> Batch:
+    sample = data.load(int(order[i]))
+    return mirrored(sample) if flips[i] else sample
+
+  source = grain.MapDataset.range(len(order)).map(load)
+  yield from source.batch(size, batch_fn=stacked)
+
+
+def test_batches(data: Coco, size: int) -> Iterator[tuple[range, Batch]]:
+  """All images in order, the last batch filled up with its own last image."""
+  for start in range(0, len(data.ids), size):
+    rows = range(start, min(start + size, len(data.ids)))
+    samples = [data.load(i) for i in rows]
+    yield rows, stacked(samples + samples[-1:] * (size - len(samples)))

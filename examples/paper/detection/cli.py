@@ -1,0 +1,119 @@
+"""The command line of the detection experiment."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from examples.data import coco, scenes
+from examples.paper import records, torch_weights
+from examples.paper.detection import experiment, pictures, report
+
+RESULTS = Path(__file__).resolve().parent / 'results'
+# The rates that the baseline was tuned over, on scenes held out from the test.
+RATES = (0.01, 0.02, 0.04)
+SIZES = {'train2017': 480, 'tune2017': 120, 'val2017': 160}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Faster and Mask R-CNN with and without centralization.
+
+  Runs that are recorded are not run again, so a call that was stopped goes on
+  where it was.
+
+  Attributes:
+    command: scenes makes a data set from packaged pictures, tune compares the
+      baseline's rates on held-out scenes, run does what is not recorded yet,
+      report writes the table and the figures.
+    folder: The data, in COCO's form; COCO's own folder will do.
+    seeds: How many pairs of each network and normalization.
+    epochs: How often the training images are seen.
+    pixels: The images' height and width.
+    learning_rate: After the warm-up.
+    shard: Do part I of N, for N processes at once: 0 2 and 1 2.
+    out: The folder of the JSON lines.
+    docs: Where report writes its page and figures.
+  """
+
+  command: Annotated[
+    Literal['scenes', 'tune', 'run', 'report'], tyro.conf.Positional
+  ]
+  folder: Path = Path('out/scenes')
+  seeds: int = 3
+  epochs: int = experiment.Run.epochs
+  pixels: int = experiment.Run.pixels
+  learning_rate: float = experiment.Run.learning_rate
+  shard: tuple[int, int] = (0, 1)
+  out: Path = RESULTS
+  docs: Path = Path('docs')
+
+  def runs(self) -> list[experiment.Run]:
+    """This process's runs: whole pairs stay together."""
+    settings: dict[str, Any] = {'epochs': self.epochs, 'pixels': self.pixels}
+    if self.command == 'tune':
+      runs = [
+        experiment.Run(
+          'faster', 'frozen', 'none', 0, learning_rate=rate, **settings
+        )
+        for rate in RATES
+      ]
+      return runs[self.shard[0] :: self.shard[1]]
+    runs = experiment.all_runs(
+      self.seeds, learning_rate=self.learning_rate, **settings
+    )
+    pairs = list(zip(runs[::2], runs[1::2], strict=True))
+    mine = pairs[self.shard[0] :: self.shard[1]]
+    return [run for pair in mine for run in pair]
+
+
+def train_all(options: Options) -> None:
+  """Runs what is not recorded yet, one JSON line each."""
+  part = 'tune2017' if options.command == 'tune' else 'val2017'
+  path = options.out / f'{options.command}.jsonl'
+  done = {experiment.Run(**line['run']).key for line in report.read(path)}
+  todo = [run for run in options.runs() if run.key not in done]
+  print(f'{len(todo)} runs to do, the others are in {path}')
+  check(options, part)
+  for run in todo:
+    print(run)
+
+    def show(figures: dict[str, float]) -> None:
+      print({m: round(x, 3) for m, x in figures.items()}, flush=True)
+
+    record, model = experiment.train(run, options.folder, part, show)
+    records.append(path, [records.Record(record)])
+    if run.network == 'mask' and run.seed == 0 and run.centralize == 'gc':
+      picture = options.out / f'scenes_{run.norm}.png'
+      pictures.draw(model, options.folder, part, run.pixels, picture)
+
+
+def check(options: Options, part: str) -> None:
+  """Raises if data or weights are missing, before anything is compiled."""
+  torch_weights.mobilenet_file()
+  for name in ('train2017', part):
+    data = coco.Coco(options.folder, name, options.pixels)
+    omitted = ', '.join(f'{n} {why}' for why, n in data.omitted.items())
+    print(
+      f'{name}: {len(data.ids)} images, {len(data.trainable())} with objects; '
+      f'annotations left out: {omitted or "none"}'
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+  options = tyro.cli(
+    Options, args=arguments, prog='python -m examples.paper detection'
+  )
+  try:
+    if options.command == 'scenes':
+      scenes.write(options.folder, SIZES, options.pixels)
+      print(f'{options.folder} written')
+    elif options.command == 'report':
+      print(f'{report.write(options.out, options.docs)} written')
+    else:
+      train_all(options)
+  except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+    raise SystemExit(f'examples.paper detection: {error}') from error
+  except KeyboardInterrupt:
+    raise SystemExit('Stopped. Run it again to go on.') from None

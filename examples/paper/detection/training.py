@@ -1,0 +1,204 @@
+"""The losses and the training step of Faster and Mask R-CNN."""
+
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import optax
+
+from examples.data import coco
+from examples.paper.detection import anchors as anchors_lib
+from examples.paper.detection import boxes as boxes_lib
+from examples.paper.detection.networks import STRIDES, Detector
+from examples.paper.detection.roi_align import pyramid_align, roi_align
+
+# As in Detectron, but for the numbers of proposals: images are small.
+RPN_SAMPLES, RPN_SHARE = 64, 0.5
+ROI_SAMPLES, ROI_SHARE, ROI_OVERLAP = 32, 0.25, 0.5
+BEFORE_NMS, PROPOSALS, RPN_NMS = 200, 64, 0.7
+BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+
+
+class Rois(NamedTuple):
+  """Boxes that the heads are trained on, and what they should say.
+
+  Attributes:
+    boxes: `(batch, rois, 4)`.
+    label: 1 for an object, 0 for none, -1 for a place to be filled.
+    found: The object's index, `(batch, rois)`.
+  """
+
+  boxes: jax.Array
+  label: jax.Array
+  found: jax.Array
+
+
+def loss_fn(
+  model: Detector, batch: coco.Batch, anchors: jax.Array, key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The sum of the losses, and each of them.
+
+  Args:
+    model: The detector.
+    batch: Images and objects.
+    anchors: From `anchors.make_anchors`.
+    key: Decides which anchors and proposals count.
+
+  Returns:
+    The loss and the losses by name, scalars.
+  """
+  rpn_key, roi_key = jax.random.split(key)
+  pyramid = model.features(batch.images)
+  logits, deltas = model.proposals(pyramid)
+  losses = rpn_losses(logits, deltas, batch.targets, anchors, rpn_key)
+  found, _ = propose(*jax.lax.stop_gradient((logits, deltas)), anchors, batch)
+  rois = sample_rois(found, batch.targets, roi_key)
+  losses |= box_losses(model, pyramid, rois, batch.targets)
+  if model.mask_head is not None:
+    losses |= mask_losses(model, pyramid, rois, batch.targets)
+  return sum(losses.values()), losses
+
+
+def rpn_losses(logits, deltas, targets: coco.Targets, anchors, key):
+  """Objectness and deltas of sampled anchors."""
+
+  def of_image(logits, deltas, boxes, classes, key):
+    found, label = anchors_lib.assign(
+      anchors, boxes, classes > 0, classes == coco.CROWD
+    )
+    rows, drawn = anchors_lib.sample(key, label, RPN_SAMPLES, RPN_SHARE)
+    positive = label[rows] == 1
+    objectness = optax.sigmoid_binary_cross_entropy(logits[rows], positive)
+    aims = boxes_lib.encode(boxes[found[rows]], anchors[rows])
+    distance = smooth_l1(deltas[rows] - aims, 1 / 9).sum(-1)
+    count = jnp.maximum(drawn.sum(), 1)
+    return (
+      jnp.where(drawn, objectness, 0).sum() / count,
+      jnp.where(drawn & positive, distance, 0).sum() / count,
+    )
+
+  keys = jax.random.split(key, logits.shape[0])
+  objectness, distance = jax.vmap(of_image)(
+    logits, deltas, targets.boxes, targets.classes, keys
+  )
+  return {'objectness': objectness.mean(), 'proposals': distance.mean()}
+
+
+def propose(logits, deltas, anchors, batch: coco.Batch):
+  """The best proposals after suppression.
+
+  Returns:
+    Boxes `(batch, PROPOSALS, 4)`, and whether each is one, best first.
+  """
+  pixels = batch.images.shape[1]
+
+  def of_image(logits, deltas):
+    scores, rows = jax.lax.top_k(logits, min(BEFORE_NMS, logits.shape[0]))
+    boxes = boxes_lib.decode(deltas[rows], anchors[rows])
+    boxes = boxes_lib.clip(boxes, pixels)
+    kept = boxes_lib.nms(boxes, RPN_NMS) & (boxes_lib.area(boxes) > 1)
+    scores = jnp.where(kept, scores, -jnp.inf)
+    best, rows = jax.lax.top_k(scores, min(PROPOSALS, scores.shape[0]))
+    return boxes[rows], jnp.isfinite(best)
+
+  return jax.vmap(of_image)(logits, deltas)
+
+
+def sample_rois(proposals, targets: coco.Targets, key) -> Rois:
+  """Proposals and the objects' own boxes, sampled; no gradient passes."""
+
+  def of_image(boxes, objects, classes, key):
+    boxes = jnp.concatenate([boxes, objects])
+    overlaps = boxes_lib.iou(boxes, objects)
+    found, label = anchors_lib.match(
+      overlaps, classes > 0, ROI_OVERLAP, ROI_OVERLAP
+    )
+    crowd = anchors_lib.in_crowds(boxes, objects, classes == coco.CROWD)
+    is_box = boxes_lib.area(boxes) > 1  # Padding is not.
+    label = jnp.where(((label == 0) & crowd) | ~is_box, -1, label)
+    rows, drawn = anchors_lib.sample(key, label, ROI_SAMPLES, ROI_SHARE)
+    return Rois(boxes[rows], jnp.where(drawn, label[rows], -1), found[rows])
+
+  keys = jax.random.split(key, proposals.shape[0])
+  return jax.lax.stop_gradient(
+    jax.vmap(of_image)(proposals, targets.boxes, targets.classes, keys)
+  )
+
+
+def _aligned(pyramid, boxes, size):
+  """RoIAlign over a batch, `(batch * boxes, size, size, channels)`."""
+  found = jax.vmap(lambda p, b: pyramid_align(p, b, STRIDES, size))(
+    pyramid, boxes
+  )
+  return found.reshape(-1, *found.shape[2:])
+
+
+def _of_class(values: jax.Array, classes: jax.Array) -> jax.Array:
+  """Values `(n, classes, ...)` of one class each, `(n, ...)`."""
+  return jax.vmap(lambda of_box, i: of_box[i])(values, classes)
+
+
+def box_losses(model: Detector, pyramid, rois: Rois, targets: coco.Targets):
+  """Classes and boxes of the sampled proposals."""
+  logits, deltas = model.box_head(_aligned(pyramid, rois.boxes, model.BOX_SIZE))
+  classes = jnp.take_along_axis(targets.classes, rois.found, 1)
+  is_object = (rois.label == 1).ravel()
+  classes = jnp.where(is_object, classes.ravel(), 0)
+  aims = boxes_lib.encode(
+    jnp.take_along_axis(targets.boxes, rois.found[..., None], 1),
+    rois.boxes,
+    BOX_WEIGHTS,
+  ).reshape(-1, 4)
+  entropy = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+  own = _of_class(deltas, jnp.maximum(classes - 1, 0))
+  distance = smooth_l1(own - aims, 1.0).sum(-1)
+  drawn = (rois.label >= 0).ravel()
+  count = jnp.maximum(drawn.sum(), 1)
+  return {
+    'classes': jnp.where(drawn, entropy, 0).sum() / count,
+    'boxes': jnp.where(is_object, distance, 0).sum() / count,
+  }
+
+
+def mask_losses(model: Detector, pyramid, rois: Rois, targets: coco.Targets):
+  """Masks of the sampled objects, which come first among the sampled."""
+  first = int(ROI_SAMPLES * ROI_SHARE)
+  boxes, label, found = (x[:, :first] for x in rois)
+  logits = model.mask_head(_aligned(pyramid, boxes, model.MASK_SIZE))
+  classes = jnp.take_along_axis(targets.classes, found, 1).ravel()
+  own = _of_class(jnp.moveaxis(logits, -1, 1), jnp.maximum(classes - 1, 0))
+
+  def aims(masks, boxes, found):
+    def of_box(box, i):
+      mask = masks[i][..., None].astype(jnp.float32)
+      return roi_align(mask, box[None], own.shape[-1])[0, ..., 0]
+
+    return jax.vmap(of_box)(boxes, found)
+
+  aim = jax.vmap(aims)(targets.masks, boxes, found).reshape(own.shape) >= 0.5
+  entropy = optax.sigmoid_binary_cross_entropy(own, aim).mean((1, 2))
+  is_object = (label == 1).ravel()
+  count = jnp.maximum(is_object.sum(), 1)
+  return {'masks': jnp.where(is_object, entropy, 0).sum() / count}
+
+
+def smooth_l1(x: jax.Array, beta: float) -> jax.Array:
+  """The Huber loss over `beta`: quadratic below it, else the distance."""
+  return optax.huber_loss(x, delta=beta) / beta
+
+
+def make_step(graph: nnx.GraphDef, tx, anchors):
+  """A step `(trained, frozen, opt_state, batch, key) -> ...`, compiled."""
+
+  def step(trained: Any, frozen: Any, opt_state, batch: coco.Batch, key):
+    def loss(trained):
+      model = nnx.merge(graph, trained, frozen)
+      return loss_fn(model, batch, anchors, key)
+
+    (total, losses), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+    updates, opt_state = tx.update(grads, opt_state, trained)
+    trained = optax.apply_updates(trained, updates)
+    return trained, opt_state, {'train_loss': total, **losses}
+
+  return jax.jit(step, donate_argnums=(0, 2))

@@ -1,0 +1,392 @@
+"""Faster and Mask R-CNN: each part against plain NumPy, and COCO's form."""
+
+import functools
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+import scipy.ndimage
+
+pytest.importorskip('pycocotools')
+
+from examples.data import coco, scenes
+from examples.paper import torch_weights
+from examples.paper.detection import (
+  anchors,
+  boxes,
+  cli,
+  detect,
+  evaluate,
+  experiment,
+  report,
+  training,
+)
+from examples.paper.detection.roi_align import level_of, roi_align
+import optax_gc
+
+# pycocotools does not know NumPy 2's `copy` yet.
+pytestmark = [
+  pytest.mark.examples,
+  pytest.mark.filterwarnings('ignore:__array__ implementation'),
+]
+
+RNG = np.random.default_rng(0)
+
+
+def random_boxes(n, size=100):
+  corner = RNG.uniform(0, size, (n, 2))
+  return np.concatenate([corner, corner + RNG.uniform(1, size, (n, 2))], 1)
+
+
+def iou(a, b):
+  """Of two boxes, in plain words."""
+  width = min(a[2], b[2]) - max(a[0], b[0])
+  height = min(a[3], b[3]) - max(a[1], b[1])
+  common = max(width, 0) * max(height, 0)
+  areas = [(x[2] - x[0]) * (x[3] - x[1]) for x in (a, b)]
+  return common / (sum(areas) - common)
+
+
+def test_iou():
+  a, b = random_boxes(7), random_boxes(5)
+  expected = [[iou(x, y) for y in b] for x in a]
+  np.testing.assert_allclose(boxes.iou(a, b), expected, rtol=1e-5)
+  assert boxes.iou(np.zeros((1, 4)), a).max() == 0
+
+
+def test_deltas_are_undone_and_mean_what_faster_r_cnn_says():
+  a = random_boxes(20)
+  b = a + RNG.uniform(-0.3, 0.3, a.shape)
+  weights = training.BOX_WEIGHTS
+  decoded = boxes.decode(boxes.encode(a, b, weights), b, weights)
+  np.testing.assert_allclose(decoded, a, rtol=1e-4, atol=1e-3)
+  anchor, box = np.array([10.0, 10, 30, 50]), np.array([20.0, 10, 60, 50])
+  expected = [(40 - 20) / 20, 0, np.log(2), 0]
+  np.testing.assert_allclose(boxes.encode(box, anchor), expected, atol=1e-6)
+
+
+def greedy(candidates, threshold):
+  kept = []
+  for i, box in enumerate(candidates):
+    if all(iou(box, candidates[j]) <= threshold for j in kept):
+      kept.append(i)
+  return kept
+
+
+@pytest.mark.parametrize('threshold', [0.1, 0.3, 0.5, 0.7])
+def test_nms_is_the_greedy_one(threshold):
+  candidates = random_boxes(60, 40)
+  kept = jax.jit(boxes.nms)(jnp.asarray(candidates), threshold)
+  assert np.flatnonzero(kept).tolist() == greedy(candidates, threshold)
+
+
+def test_anchors_are_of_one_area_on_a_level():
+  found = anchors.make_anchors(32, (8, 16))
+  assert found.shape == ((16 + 4) * 3, 4)
+  sides = found[:, 2:] - found[:, :2]
+  areas = sides.prod(1)
+  np.testing.assert_allclose(areas, [32.0**2] * 48 + [64.0**2] * 12, rtol=1e-5)
+  np.testing.assert_allclose(sides[:3, 1] / sides[:3, 0], anchors.RATIOS)
+  np.testing.assert_allclose(found[1], [-12, -12, 20, 20])
+
+
+def test_assignment():
+  objects = np.array([[0, 0, 40, 40], [60, 60, 70, 70], [0, 60, 40, 100.0]])
+  candidates = np.array(
+    [
+      [0, 0, 40, 36],  # Overlap 0.9: the first object's.
+      [0, 0, 40, 20],  # Overlap 0.5: does not count.
+      [60, 60, 90, 90],  # Overlap 0.11, but the nearest to the second.
+      [80, 0, 99, 20],  # Background.
+      [0, 70, 40, 100],  # In the crowd: does not count.
+    ]
+  )
+  valid, crowd = np.array([True, True, False]), np.array([False, False, True])
+  found, label = anchors.assign(candidates, objects, valid, crowd)
+  assert label.tolist() == [1, -1, 1, 0, -1]
+  assert found.tolist()[:3] == [0, 0, 1]
+
+
+def test_sampling_takes_foreground_first_and_no_more_than_its_share():
+  label = np.array([1] * 6 + [0] * 10 + [-1] * 10)
+  drawn = set()
+  for seed in range(20):
+    rows, is_drawn = anchors.sample(jax.random.key(seed), label, 8, 0.5)
+    assert is_drawn.all()
+    assert label[rows].tolist() == [1] * 4 + [0] * 4
+    drawn |= set(np.asarray(rows).tolist())
+  assert drawn == set(range(16))  # At random, and never what does not count.
+  _, is_drawn = anchors.sample(jax.random.key(0), label, 20, 0.5)
+  assert is_drawn.sum() == 16
+
+
+def align(features, box, size):
+  """RoIAlign of one box, point by point."""
+  height, width, channels = features.shape
+  out = np.zeros((size, size, channels))
+  left, top, right, bottom = box
+  for p in range(size):
+    for q in range(size):
+      for i in range(2):
+        for j in range(2):
+          y = top + (p + (i + 0.5) / 2) * (bottom - top) / size - 0.5
+          x = left + (q + (j + 0.5) / 2) * (right - left) / size - 0.5
+          if not (-1 <= y <= height and -1 <= x <= width):
+            continue
+          y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
+          y0, x0 = min(int(y), height - 2), min(int(x), width - 2)
+          dy, dx = y - y0, x - x0
+          out[p, q] += 0.25 * (
+            features[y0, x0] * (1 - dy) * (1 - dx)
+            + features[y0, x0 + 1] * (1 - dy) * dx
+            + features[y0 + 1, x0] * dy * (1 - dx)
+            + features[y0 + 1, x0 + 1] * dy * dx
+          )
+  return out
+
+
+def test_roi_align():
+  features = RNG.normal(size=(9, 12, 3))
+  candidates = np.array(
+    [[1.2, 2.3, 7.7, 6.1], [0, 0, 12, 9], [-3, -2, 4, 5], [8, 6, 16, 13.0]]
+  )
+  expected = [align(features, box, 4) for box in candidates]
+  found = roi_align(jnp.asarray(features), jnp.asarray(candidates), 4)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_box_belongs_to_the_level_of_its_size():
+  sides = np.array([4.0, 32, 60, 64, 130, 500])
+  found = level_of(
+    np.stack([0 * sides, 0 * sides, sides, sides], 1), (8, 16, 32)
+  )
+  assert found.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def sources():
+  """A red square and a blue disc, on grey."""
+  square = Image.new('RGBA', (20, 20), (255, 0, 0, 255))
+  disc = np.zeros((21, 21, 4), np.uint8)
+  y, x = np.mgrid[-10:11, -10:11]
+  disc[x * x + y * y <= 100] = (0, 0, 255, 255)
+  grey = Image.new('RGB', (64, 64), (128, 128, 128))
+  return scenes.Sources([[square], [Image.fromarray(disc)]], [grey])
+
+
+def test_the_masks_of_a_scene_are_what_is_seen():
+  colors = {0: (255, 0, 0), 1: (0, 0, 255)}
+  for seed in range(10):
+    rng = np.random.default_rng(seed)
+    scene, objects = scenes.make_scene(sources(), 64, rng)
+    pixels, union = np.asarray(scene), np.zeros((64, 64), int)
+    for label, mask in objects:
+      union += mask
+      # Borders are blended; inside, the color is the object's.
+      inner = scipy.ndimage.binary_erosion(mask, np.ones((3, 3)), 3)
+      assert (pixels[inner] == colors[label]).all()
+    assert union.max() == 1
+    assert objects
+
+
+def test_parts_of_the_scenes_share_no_picture():
+  try:
+    parts = scenes.read_sources()
+  except FileNotFoundError as error:
+    pytest.skip(str(error))
+  seen = [
+    {p.tobytes() for pictures in (*s.cutouts, s.photos) for p in pictures}
+    for s in parts.values()
+  ]
+  assert sum(map(len, seen)) == len(set.union(*seen))
+  assert all(of_class for s in parts.values() for of_class in s.cutouts)
+
+
+ANNOTATIONS = [
+  # Of image 1: one of each class, a crowd, one outside, one below a pixel.
+  {'id': 1, 'image_id': 1, 'category_id': 7, 'bbox': [10, 10, 20, 30]},
+  {'id': 2, 'image_id': 1, 'category_id': 3, 'bbox': [50, 20, 40, 20]},
+  {'id': 3, 'image_id': 1, 'category_id': 3, 'bbox': [0, 40, 80, 20],
+   'iscrowd': 1},
+  {'id': 4, 'image_id': 1, 'category_id': 3, 'bbox': [90, 10, 5, 5]},
+  {'id': 5, 'image_id': 1, 'category_id': 3, 'bbox': [10, 10, 0.5, 5]},
+]  # fmt: skip
+
+
+@pytest.fixture
+def tiny(tmp_path):
+  """Two images of 80 x 60, the second without objects."""
+  (tmp_path / 'annotations').mkdir()
+  (tmp_path / 'train2017').mkdir()
+  for name in 'ab':
+    Image.new('RGB', (80, 60), 'white').save(tmp_path / f'train2017/{name}.png')
+  annotations = []
+  for annotation in ANNOTATIONS:
+    left, top, width, height = annotation['bbox']
+    corners = [left, top, left + width, top, left + width, top + height]
+    annotations.append(
+      {'iscrowd': 0, 'area': width * height, **annotation,
+       'segmentation': [[*corners, left, top + height]]}
+    )  # fmt: skip
+  content = {
+    'images': [
+      {'id': i, 'file_name': f'{name}.png', 'width': 80, 'height': 60}
+      for i, name in ((1, 'a'), (2, 'b'))
+    ],
+    'annotations': annotations,
+    'categories': [{'id': 7, 'name': 'cat'}, {'id': 3, 'name': 'dog'}],
+  }
+  return tmp_path, content
+
+
+def write(tiny, **changes):
+  folder, content = tiny
+  text = json.dumps(content | changes)
+  (folder / 'annotations/instances_train2017.json').write_text(text)
+  return folder
+
+
+def test_a_folder_in_cocos_form(tiny):
+  data = coco.Coco(write(tiny), 'train2017', 40, objects=4)
+  assert data.names == ['dog', 'cat']
+  assert data.omitted == {'outside the image': 1, 'below one pixel': 1}
+  assert data.trainable().tolist() == [0]  # The second has no objects.
+  images, targets = data.load(0)
+  assert images[:30].min() == 1
+  assert images[30:].max() == 0
+  assert targets.classes.tolist() == [1, 2, coco.CROWD, 0]
+  np.testing.assert_allclose(targets.boxes[0], [25, 10, 40, 20])  # Cut at 80.
+  np.testing.assert_allclose(targets.boxes[1], [5, 5, 15, 20])
+  mask = targets.masks[1]
+  assert mask[6:19, 6:14].all()
+  assert mask.sum() <= 17 * 12
+
+
+def test_what_is_mirrored_stays_on_its_object(tiny):
+  sample = coco.Coco(write(tiny), 'train2017', 40).load(0)
+  once = coco.mirrored(sample)
+  np.testing.assert_allclose(once.targets.boxes[1], [25, 5, 35, 20])
+  assert once.targets.masks[1][6:19, 26:34].all()
+  chex.assert_trees_all_equal(coco.mirrored(once), sample)
+
+
+def test_bad_folders_are_refused_by_name(tiny):
+  folder, content = tiny
+  with pytest.raises(FileNotFoundError, match=r'instances_train2017.*scenes'):
+    coco.Coco(folder, 'train2017', 40)
+  with pytest.raises(ValueError, match='lists no images'):
+    coco.Coco(write(tiny, images=[], annotations=[]), 'train2017', 40)
+  few = [a for a in content['annotations'] if a['category_id'] != 7]
+  with pytest.raises(ValueError, match='no object of class cat'):
+    coco.Coco(write(tiny, annotations=few), 'train2017', 40)
+  (folder / 'train2017/b.png').unlink()
+  with pytest.raises(FileNotFoundError, match=r'lists .*b\.png'):
+    coco.Coco(write(tiny), 'train2017', 40)
+
+
+def found(data, pixels, score):
+  """Detections that are the truth, with masks."""
+  _, targets = coco.stacked([data.load(i) for i in range(len(data.ids))])
+  real = targets.classes > 0
+  masks = [
+    [
+      roi_align(jnp.asarray(m[..., None], jnp.float32), b[None], 28)[0, ..., 0]
+      for m, b in zip(masks, boxes, strict=True)
+    ]
+    for masks, boxes in zip(targets.masks, targets.boxes, strict=True)
+  ]
+  return detect.Detections(
+    targets.boxes, targets.classes, real * score, np.array(masks)
+  )
+
+
+def test_average_precision_of_perfect_and_of_no_detections(tiny):
+  whole = [
+    a | {'bbox': [50, 20, 30, 20]} if a['id'] == 2 else a
+    for a in tiny[1]['annotations'][:3]
+  ]
+  data = coco.Coco(write(tiny, annotations=whole), 'train2017', 80)
+  entries = evaluate.results(data, [0, 1], found(data, 80, 0.9))
+  figures = evaluate.average_precision(data, entries)
+  assert figures['box_ap'] == pytest.approx(100)
+  assert figures['mask_ap50'] == pytest.approx(100)
+  assert figures['mask_ap'] > 80
+  none = evaluate.average_precision(data, [])
+  assert none == {'box_ap': 0.0, 'box_ap50': 0.0}
+
+
+def test_axes_of_all_parts():
+  try:
+    model = experiment.make_detector(
+      experiment.Run('mask', 'group', 'gc', 0), classes=3
+    )
+  except FileNotFoundError as error:
+    pytest.skip(str(error))
+  graph, trained, frozen = experiment.split(model)
+  run = experiment.Run('mask', 'group', 'gc', 0, pixels=64)
+  axes = experiment.read_axes(graph, trained, frozen, run, 2)
+  for row in optax_gc.summary(trained, axes):
+    if not row.path.endswith('kernel'):
+      assert row.reduction_axes == (), row
+    elif 'depthwise' in row.path:
+      assert row.reduction_axes == (0, 1), row
+    else:
+      assert row.reduction_axes == tuple(range(len(row.shape) - 1)), row
+  paths = {row.path for row in optax_gc.summary(trained, axes)}
+  assert not any('norm' in p and 'backbone' in p for p in paths)
+
+
+def gain(run):
+  return run.seed + (2.0 + run.seed) * (run.centralize == 'gc')
+
+
+def test_pairs_stay_together_and_are_compared(tmp_path):
+  runs = experiment.all_runs(2)
+  assert len(runs) == 16
+  assert runs[0].centralize == 'none'
+  lines = [
+    {'run': experiment.dataclasses.asdict(run), 'device': 'cpu',
+     'train_size': 1, 'test_size': 1,
+     'curves': {'box_ap50': [0.0, gain(run)]}}
+    for run in runs
+  ]  # fmt: skip
+  plain, gc = report.pairs(lines, 'box_ap50')['mask', 'group']
+  np.testing.assert_array_equal(gc - plain, [[0, 2], [0, 3]])
+  assert '| +2.50 [' in report.table(lines)
+  with pytest.raises(SystemExit, match='no two pairs'):
+    cli.main(['report', '--out', str(tmp_path)])
+
+
+@pytest.mark.replication
+def test_one_image_is_learned(tmp_path):
+  """The parts together, on one scene that is the test as well."""
+  try:
+    torch_weights.mobilenet_file()
+    scenes.write(tmp_path, {'train2017': 1}, 128, seed=3)
+  except FileNotFoundError as error:
+    pytest.skip(str(error))
+  truth = tmp_path / 'annotations/instances_train2017.json'
+  content = json.loads(truth.read_text())
+  used = {a['category_id'] for a in content['annotations']}
+  content['categories'] = [c for c in content['categories'] if c['id'] in used]
+  truth.write_text(json.dumps(content))
+  steps = 300
+  run = experiment.Run('mask', 'frozen', 'gc', 0, steps, 1, warmup=20)
+  program = experiment.make_program(run, tmp_path, 'train2017')
+  model = experiment.make_detector(run, len(program.data.names))
+  _, trained, frozen = experiment.split(model)
+  opt_state, key = program.tx.init(trained), jax.random.key(0)
+  for i in range(steps):
+    (batch,) = coco.train_batches(program.data, 1, 0, i)
+    trained, opt_state, _ = program.step(
+      trained, frozen, opt_state, batch, jax.random.fold_in(key, i)
+    )
+  entries = experiment.find_all(
+    functools.partial(program.find, trained, frozen), program.tests
+  )
+  figures = evaluate.average_precision(program.tests, entries)
+  assert figures['box_ap'] > 90
+  assert figures['mask_ap50'] > 90
