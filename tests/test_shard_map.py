@@ -209,7 +209,7 @@ def test_before_psum_scatter_centralizing_costs_no_collective(mesh):
   grads = normal(4, 16, 8)
 
   def reduce(centralized, grads):
-    tx = optax_gc.gc() if centralized else optax.identity()
+    tx = optax_gc.gc(0) if centralized else optax.identity()
     update, _ = tx.update(grads[0], tx.init(grads[0]))
     return lax.psum_scatter(update, 'x', tiled=True)
 
