@@ -167,9 +167,20 @@ class Walk:
     while True:
       found = self.run(frame, [*carried, *rows])
       total = [_novel(a, b) for a, b in zip(total, found, strict=True)]
-      new = [_novel(terms, found[first + j]) for j, terms in enumerate(carried)]
+      again = found[first : first + len(carried)]
+      data = [frame.facts[atom].data for atom in atoms[first:]]
+      same = {
+        ident
+        for old, now, of_data in zip(carried, again, data, strict=False)
+        if of_data and _idents(now) <= _idents(old)
+        for ident in _idents(now)
+      }
+      new = [
+        _novel(old, [_earlier(term, same) for term in now])
+        for old, now in zip(carried, again, strict=True)
+      ]
       for j, terms in enumerate(new):
-        if frame.facts[atoms[first + j]].data:
+        if data[j]:
           new[j] = _terms.merged(terms, _jaxpr.shape(atoms[first + j]))
       if _said(new) == _said(carried):
         break
@@ -224,6 +235,21 @@ def _novel(terms: Terms, more: Terms) -> Terms:
   for term in more:
     seen.setdefault(_terms.signature(term), term)
   return list(seen.values())
+
+
+def _idents(terms: Terms) -> set[int]:
+  return {term.ident for term in terms}
+
+
+def _earlier(term: Term, same: set[int]) -> Term:
+  """An iteration earlier, what it meets has another cotangent.
+
+  Except for those that the body passes on, as to what is added up. Otherwise
+  the layers of structure/kernels_that_take_turns were one inner product.
+  """
+  if not term.open or term.ident in same:
+    return term
+  return term._replace(ident=hash((term.ident, 'earlier')))
 
 
 def _without(term: Term, axis: int) -> Term:

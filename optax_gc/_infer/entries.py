@@ -67,7 +67,7 @@ def _added_to_kernel(step: Step, term: Term, k: int) -> Term:
     # factors/learned_queries_with_a_bias: it is the same for each query.
     return _terms.closed(step.shapes[k], UNCLEAR, _policy.LATENT)
   if not any(a and not b for a, b in zip(mine, theirs, strict=True)):
-    # factors/learned_queries_with_a_residual: a factor is no base.
+    # factors/learned_queries_with_a_residual: a factor is not a base.
     own = step.facts[k].leaves & step.facts[1 - k].leaves
     return term._replace(sign=_terms.DOUBT if own else _terms.KERNEL)
   if _shared(labels, mine, theirs):

@@ -306,7 +306,7 @@ def acts(equation: Any, operands: Facts, k: int) -> bool:
       for i, n in enumerate(shape)
     )
 
-  # models/state_space_as_a_convolution: a vector is no layer on it.
+  # models/state_space_as_a_convolution: a vector is not a layer on it.
   layer = len(partner.varies) > len(taken[1 - k])
   return layer and repeated(k) and not repeated(1 - k)
 

@@ -181,7 +181,7 @@ def _contracted(
 
 def _tells(term: Term) -> bool:
   silent = (_terms.RETURNED, _terms.REVERSE, UNCLEAR, CONTRACTS, '')
-  return term.use not in silent and term.use != _terms.GAIN
+  return term.use not in (*silent, _terms.GAIN, _terms.STOPPED)
 
 
 def _without_axes(shape: Sequence[int], terms: Terms) -> Verdict:
@@ -194,7 +194,9 @@ def _without_axes(shape: Sequence[int], terms: Terms) -> Verdict:
   if mixed:
     return _none(f'no axis holds inputs alone: {mixed[0].place}', False)
   told = _sentences(
-    term for term in terms if _tells(term) or term.use == _terms.GAIN
+    term
+    for term in terms
+    if _tells(term) or term.use in (_terms.GAIN, _terms.STOPPED)
   )
   if told:
     return _none(told)

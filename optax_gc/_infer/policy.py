@@ -72,7 +72,7 @@ def layer(
     return PICKED
   if not data.data:
     return ''
-  # layers/bilinear: what multiplies it is no layer's result.
+  # layers/bilinear: what multiplies it is not a layer's result.
   if data.made & WEIGHTS:
     # inputs/kernels_mixed_by_data.
     labels = {_dims.label_of(term.dims[i]) for i in own}

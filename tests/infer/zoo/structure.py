@@ -994,3 +994,26 @@ def gradient_moves_a_layer_out_of_a_loop(p, x):
     return jnp.sum(jnp.tanh(lax.map(partial(attend, p), x)))
 
   return jax.grad(lambda p: jnp.sum(jax.grad(energy)(x, p)))(p)
+
+
+@program('bi', w='lIi')
+def kernels_that_take_turns(p, x):
+  """A loop carries a stack, uses its first layer and turns the stack."""
+
+  def body(_, carry):
+    h, w = carry
+    return jnp.tanh(h @ w[0]), jnp.roll(w, -1, 0)
+
+  return lax.fori_loop(0, len(p['w']), body, (x, p['w']))[0]
+
+
+@program('bi', w='LIo')
+def kernels_that_take_turns_and_are_added(p, x):
+  """The same with results that are added: one layer, in parts."""
+
+  def body(carry, _):
+    total, w = carry
+    return (total + x @ w[0], jnp.concatenate([w[1:], w[:1]])), None
+
+  total = jnp.zeros((len(x), p['w'].shape[2]))
+  return lax.scan(body, (total, p['w']), None, length=len(p['w']))[0][0]
