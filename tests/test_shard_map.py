@@ -230,7 +230,7 @@ def test_before_psum_scatter_centralizing_costs_no_collective(mesh):
   )
   assert plain == centralized
   np.testing.assert_allclose(
-    programs[1](grads), whole(grads.sum(0)), rtol=1e-5, atol=1e-5
+    programs[1](grads), whole(grads.sum(0), weight_axes=0), rtol=1e-5, atol=1e-5
   )
 
 
