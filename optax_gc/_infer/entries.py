@@ -148,6 +148,8 @@ def _gain(step: Step, term: Term, k: int) -> Term:
 
 def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   """Data times a weight, entry by entry: summed later, it is a product."""
+  if term.sign == _terms.SUMMED_BEFORE:
+    return _terms.closed(step.shapes[k], UNCLEAR, _policy.WEIGHED)
   owns = _owns(step, k)
   raw = [_dims.label_of(dim) for dim in term.dims]
   rows = [
@@ -208,7 +210,7 @@ def _bent(step: Step, term: Term, k: int) -> Term:
   term = _terms.relabeled(term, lambda i, n: C if n else BENT * data[i])
   if step.enters(k):
     term = _terms.as_output(term, ADDED, step.place)
-  return term._replace(ident=_dims.new_key())
+  return term._replace(ident=_dims.new_key(), sign='')
 
 
 RULES: dict[str, Rule] = dict.fromkeys(

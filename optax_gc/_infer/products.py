@@ -127,18 +127,27 @@ def _layer(side: _Side, term: Term) -> Term:
   why = _policy.layer(side.step, side.k, term, side.summed, side.mine)
   if why:
     return side.closed(UNCLEAR, why)
+  weighed = term.sign == _terms.WEIGHED_LATER and side.summed
+  if weighed or term.sign == _terms.SUMMED_BEFORE:
+    return side.closed(UNCLEAR, _policy.WEIGHED)
   if side.partner.data and _Side(step, 1 - side.k).weighs():
     return side.closed(GAIN, step.place)
   # layers/experts_dense: after a sum, an inner product is complete.
   outputs = not side.summed and any(
     _dims.label_of(term.dims[i]) & C for _, i in side.mine
   )
+  # algebra/batched_product_and_sum_before_scores.
+  sums = any(
+    shape[d] > 1 and varies[e] and not _dims.label_of(term.dims[b])
+    for d, e, b in side.batch
+  )
 
   def shared(label: int, e: int) -> int:
     # algebra/experts_weighed_by_a_parameter: no part of the product.
-    if label == WEIGHED and side.summed:
+    if (label == WEIGHED and side.summed) or (label == X and sums):
       return X | C
-    return met(label, varies[e], outputs)
+    brings = varies[e] or not (label or side.partner.data)
+    return met(label, bool(brings), outputs)
 
   dims: list[Dim] = [()] * len(shape)
   for d, e in side.summed:
@@ -185,7 +194,10 @@ def _through(side: _Side, term: Term) -> Term:
       f._replace(label=after(f.label, None)) for f in term.dims[i]
     )
   return term._replace(
-    dims=tuple(dims), ident=_dims.new_key(), place=side.step.place
+    dims=tuple(dims),
+    ident=_dims.new_key(),
+    place=side.step.place,
+    sign=_terms.WEIGHED_LATER if weighs else '',
   )
 
 
@@ -295,6 +307,10 @@ def _reduced(step: Step, term: Term) -> list[Term | None]:
     for i, n in enumerate(step.shapes[0])
   )
   term = term._replace(dims=dims)
+  if term.sign == _terms.WEIGHED_LATER and any(
+    step.shapes[0][i] > 1 for i in gone
+  ):
+    term = term._replace(sign=_terms.SUMMED_BEFORE)
   if fact.data or step.name == 'reduce_sum':
     return [term]
   return [_terms.scaled(term, [i for i, v in enumerate(fact.varies) if v])]

@@ -27,6 +27,11 @@ REVERSE = 'meets data in the backward pass of a gradient only'
 KERNEL = 'kernel'  # It is added to another parameter of its shape.
 DOUBT = 'doubt'  # It is bent, or shares a bias: a layer's result, perhaps.
 
+# Signs of what data times a kernel is, of one example: parameters weigh and sum
+# it, after which it is complete; or it was summed over other axes before.
+WEIGHED_LATER = 'weighed later'
+SUMMED_BEFORE = 'summed before'
+
 
 class Term(NamedTuple):
   """One summand of a cotangent.
@@ -38,7 +43,7 @@ class Term(NamedTuple):
     met: Which data it met, and which part of them; empty if none so far.
     use: How data met it.
     place: Where, in words: the primitive and the scope.
-    sign: What a product of parameters above is, if there is a sign of it.
+    sign: What a product above is, if there is a sign of it.
   """
 
   dims: tuple[Dim, ...]

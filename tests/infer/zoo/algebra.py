@@ -615,6 +615,19 @@ def product_and_sum_before_scores(p, x):
   return jnp.einsum('bth,bsh->bts', q, q)
 
 
+@program('ni', w='nIh')
+def batched_product_and_sum_before_scores(p, x):
+  """The same, where a `dot_general` multiplies and sums nothing."""
+  q = jnp.sum(jnp.einsum('ni,nih->nih', x, p['w']), 1)
+  return jnp.einsum('nh,ni->hi', q, x)
+
+
+@program('ni', v='n', w='nih! weighed by a factor')
+def layer_of_one_output_after_a_layer(p, x):
+  """Of one example, it might as well be a gain of the kernel."""
+  return jnp.einsum('nh,n->h', jnp.einsum('ni,nih->nh', x, p['w']), p['v'])
+
+
 @program('bi', '#b', u='vi! rows that data picked')
 def rows_that_meet_data(p, x, j):
   """A sampled softmax: rows are looked up, then contracted with data."""
