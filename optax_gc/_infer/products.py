@@ -144,7 +144,8 @@ def _layer(side: _Side, term: Term) -> Term:
 
   def shared(label: int, e: int) -> int:
     # algebra/experts_weighed_by_a_parameter: no part of the product.
-    if (label == WEIGHED and side.summed) or (label == X and sums):
+    complete = sums or (label == WEIGHED and side.summed)
+    if complete and label in (X, WEIGHED):
       return X | C
     brings = varies[e] or not (label or side.partner.data)
     return met(label, bool(brings), outputs)

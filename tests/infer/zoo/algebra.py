@@ -602,6 +602,13 @@ def experts_weighed_by_a_parameter(p, x):
   return jnp.sum(y * p['g'][:, None, None], 0)
 
 
+@program('ei', w='eIo', g='e')
+def batched_product_weighed_after_its_sum(p, x):
+  """The same of one example, multiplied by a `dot_general` without a sum."""
+  y = jnp.sum(jnp.einsum('ei,eio->eio', x, p['w']), 1)
+  return jnp.sum(y * p['g'][:, None], 0)
+
+
 @program('bh', g='h', w='Ho')
 def scale_before_a_product_and_a_sum(p, x):
   """The sum belongs to the layer after the scale."""
