@@ -2,8 +2,8 @@
 
     python -m benchmarks steps benchmarks/results/steps_NAME.jsonl
 
-Meant for a GPU or TPU; `speed` has the CPU's share. Takes the extras `bench`
-and `examples`, whose networks it trains. The parts: copy, what the device's
+Meant for a GPU or TPU; `speed` has the CPU's share. Takes the extra `bench`.
+The parts: copy, what the device's
 memory gives at best; steps, an optimizer's step on the trees of known networks;
 training, a whole step of ResNet-50 and GPT-2 small in bfloat16; torch, the
 authors' way in PyTorch, where that is installed.
@@ -31,10 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.lib import arms, counts, machine, trees
-from examples import transformer
-from examples.paper import tasks, training
-from examples.paper.config import Config
+from benchmarks.lib import arms, counts, machine, networks, trees
 import optax_gc
 
 STEPS = (
@@ -218,8 +215,8 @@ def training_cases(pool, args):
   """Whole steps of networks; the second's head is not its embedding.
 
   >>> for make in (resnet_50, gpt2_small):
-  ...   network, *_ = make(small=False)
-  ...   params, _ = jax.eval_shape(network.init, jax.random.key(0))
+  ...   network, _, inputs, *_ = make(small=False)
+  ...   params, _ = networks.shapes(network, inputs[:1])
   ...   print(f'{sum(x.size for x in jax.tree.leaves(params)):,}')
   25,557,032
   162,935,040
@@ -244,13 +241,7 @@ def training_cases(pool, args):
 def resnet_50(small):
   """As in torchvision, on 128 images of 224 x 224."""
   size, pixels = (2, 32) if small else (128, 224)
-  config = Config(
-    model='resnet50',
-    width=4 if small else None,
-    stem='imagenet',
-    dtype='bfloat16',
-  )
-  network = tasks.image_network(config, (pixels, pixels, 3), 1000)
+  network = networks.ResNet50(4) if small else networks.ResNet50()
   rng = np.random.default_rng(0)
   images = rng.normal(size=(size, pixels, pixels, 3)).astype(np.float32)
   labels = rng.integers(0, 1000, size, np.int32)
@@ -259,32 +250,22 @@ def resnet_50(small):
 
 
 def gpt2_small(small):
-  """The examples' transformer at GPT-2 small's size, without biases."""
-  size, length, layers, features = (
-    (2, 16, 2, 32) if small else (8, 1024, 12, 768)
-  )
-  config = transformer.Config(
-    vocabulary=50257,
-    length=length,
-    layers=layers,
-    features=features,
-    heads=features // 64 or 1,
-    hidden=4 * features,
-  )
-  network = tasks.as_network(
-    Config(dtype='bfloat16'), lambda rngs: tasks.Transformer(config, rngs)
-  )
+  """GPT-2 small's size, on eight texts of 1,024 tokens."""
+  size, length = (2, 16) if small else (8, 1024)
+  network = networks.GPT2(50257, 16, 2, 32) if small else networks.GPT2()
   rng = np.random.default_rng(0)
-  tokens = rng.integers(0, config.vocabulary, (size, length + 1), np.int32)
+  tokens = rng.integers(0, network.vocabulary, (size, length + 1), np.int32)
   what = f'batch {size}, {length} tokens, bfloat16, AdamW'
   return network, 'adamw', tokens[:, :-1], tokens[:, 1:], what
 
 
 def training_programs(network, optimizer, inputs, targets):
   """Of each arm the compiled step; and the state that they begin with."""
-  params, stats = jax.eval_shape(network.init, jax.random.key(0))
+  params, stats = networks.shapes(network, inputs)
   axes = optax_gc.infer_weight_axes(
-    lambda params, stats, inputs: network.apply(params, stats, inputs)[0],
+    lambda params, stats, inputs: network.apply(
+      {'params': params, 'batch_stats': stats}, inputs, train=False
+    ),
     params,
     stats,
     inputs,
@@ -295,11 +276,10 @@ def training_programs(network, optimizer, inputs, targets):
     'ours': optax_gc.gradient_centralization(axes),
   }.items():
     tx = optax.chain(tx, arms.OPTIMIZERS[optimizer]())
-    state = training.State(params, stats, jax.eval_shape(tx.init, params))
-    step = training.make_step(network, tx)
-    lowered = jax.jit(
-      lambda *arguments, step=step: step(*arguments)[0], donate_argnums=0
-    ).lower(state, inputs, targets)
+    state = networks.State(params, stats, jax.eval_shape(tx.init, params))
+    lowered = jax.jit(networks.make_step(network, tx), donate_argnums=0).lower(
+      state, inputs, targets
+    )
     began = time.perf_counter()
     made[arm] = lowered.compile(), time.perf_counter() - began
   return made, state
@@ -318,7 +298,7 @@ def training_case(programs, inputs, targets, args):
   }
 
 
-def initial(state: training.State) -> training.State:
+def initial(state: networks.State) -> networks.State:
   """Kernels small and random, scales and running statistics one."""
   rng = np.random.default_rng(0)
 
@@ -329,7 +309,7 @@ def initial(state: training.State) -> training.State:
 
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state.opt_state)
   params, stats = jax.tree.map(make, (state.params, state.stats))
-  return training.State(params, stats, zeros)
+  return networks.State(params, stats, zeros)
 
 
 def torch_cases(pool, args):

@@ -124,8 +124,6 @@ APART = {
   'benchmarks': {'examples'},
   'tests': {'benchmarks'},
 }
-# It times a training step of the experiments' own networks.
-MAY_IMPORT_EXAMPLES = {PACKAGE.parent / 'benchmarks/steps.py'}
 
 
 @pytest.mark.parametrize('folder', APART)
@@ -139,7 +137,5 @@ def test_folders_of_the_repository_keep_apart(folder):
         names |= {alias.name for alias in node.names}
       elif isinstance(node, ast.ImportFrom):
         names.add(node.module or '')
-    if path in MAY_IMPORT_EXAMPLES:
-      continue
     wrong = {name.split('.')[0] for name in names} & APART[folder]
     assert not wrong, f'{path} imports {wrong}'

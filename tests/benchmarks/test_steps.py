@@ -7,9 +7,6 @@ import sys
 
 import pytest
 
-for package in ('flax', 'grain', 'PIL'):
-  pytest.importorskip(package)
-
 ROOT = Path(__file__).parents[2]
 
 
