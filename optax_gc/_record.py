@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_gc._centralize import like_updates
+from optax_gc._conventions.resolve import WeightAxesResolver
 from optax_gc._figures import GradientFigures, real_dtype, widest
 from optax_gc._statistics import GradientStatistics, measure, parts_with_figures
 
@@ -62,14 +63,16 @@ def record_gradient_statistics(
     >>> print(f'{statistics.overall.removed:.3f}')
     0.889
   """
-  options = weight_axes, conv_only, partition_specs
+  axes_of = WeightAxesResolver(weight_axes, conv_only)
 
   def init_fn(params: optax.Params) -> RecordGradientStatisticsState:
     if isinstance(params, _PLACEHOLDER):
       # Of no structure; what is no param is kept as a whole, as it is.
       whole: Any = jnp.zeros(())
       return RecordGradientStatisticsState(whole)
-    parts = parts_with_figures(like_updates(params), *options, reduces=False)
+    parts = parts_with_figures(
+      like_updates(params), axes_of, partition_specs, reduces=False
+    )
     dtypes = {part.path: real_dtype(part.leaf.dtype) for part in parts}
     return RecordGradientStatisticsState(
       GradientStatistics(
@@ -85,7 +88,7 @@ def record_gradient_statistics(
     **extra_args: Any,
   ) -> tuple[optax.Updates, RecordGradientStatisticsState]:
     del params, extra_args
-    parts = parts_with_figures(updates, *options)
+    parts = parts_with_figures(updates, axes_of, partition_specs)
     known = state.gradient_statistics.leaves
     for part in parts:
       if part.path not in known:

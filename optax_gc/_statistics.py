@@ -1,5 +1,7 @@
 """What centralization removes from gradients, and keeps of weights."""
 
+from collections.abc import Callable
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -92,9 +94,10 @@ def gradient_statistics(
     Yong et al, `Gradient Centralization
     <https://arxiv.org/abs/2004.01461>`_, 2020, figure 4 and theorem 4.2.
   """
-  return measure(
-    parts_with_figures(grads, weight_axes, conv_only, partition_specs)
+  resolve = functools.partial(
+    resolve_weight_axes, weight_axes, conv_only=conv_only
   )
+  return measure(parts_with_figures(grads, resolve, partition_specs))
 
 
 def weight_statistics(
@@ -141,7 +144,10 @@ def weight_statistics(
     <https://arxiv.org/abs/2004.01461>`_, 2020, figure 3, which shows the mean
     :math:`|\bar w|`.
   """
-  parts = parts_with_figures(params, weight_axes, conv_only, partition_specs)
+  resolve = functools.partial(
+    resolve_weight_axes, weight_axes, conv_only=conv_only
+  )
+  parts = parts_with_figures(params, resolve, partition_specs)
   found = {}
   for part, mean in zip(parts, means(parts), strict=True):
     if mean is not None:
@@ -152,17 +158,12 @@ def weight_statistics(
 
 def parts_with_figures(
   tree: Any,
-  weight_axes: Any,
-  conv_only: bool,
+  resolve: Callable[[Any], list[LeafAxes]],
   partition_specs: Any,
   reduces: bool = True,
 ) -> list[Part]:
   """The leaves that have figures, with their axes."""
   require_distinct_paths(tree)
-
-  def resolve(tree: Any) -> list[LeafAxes]:
-    return resolve_weight_axes(weight_axes, tree, conv_only)
-
   parts = resolve_parts(resolve, partition_specs, tree, reduces)
   return [part for part in parts if is_inexact(part.leaf)]
 

@@ -122,11 +122,12 @@ def pair_by_path(
 
 def not_in_holes(entries: Sequence[Names], tree: Any) -> list[Names]:
   """The entries that are not for leaves that a tree's holes stand for."""
-  empty = [names for names, _ in holes(tree)] if entries else []
+  empty = {names for names, _ in holes(tree)} if entries else set()
+  above = {names[:n] for names in empty for n in range(len(names))}
   return [
     names
     for names in entries
-    if not any(_is_under(names, x) or _is_under(x, names) for x in empty)
+    if names not in above and longest(names, empty) is None
   ]
 
 
@@ -174,10 +175,6 @@ _COMPLEX_PARTS = (('real',), ('imaginary',))
 
 def _length(spec: Any) -> int:
   return len(spec) if isinstance(spec, tuple) else 0
-
-
-def _is_under(names: Names, above: Names) -> bool:
-  return names[: len(above)] == above
 
 
 def _by_names(

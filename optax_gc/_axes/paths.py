@@ -35,14 +35,8 @@ def named_leaves(
   Returns:
     The leaves in the order of ``jax.tree.leaves``.
   """
-  if any(map(_has_paths, jax.tree.leaves(tree, is_leaf=_has_paths))):
-    tree = jax.tree.map(
-      lambda x: collections.OrderedDict(x) if _has_paths(x) else x,
-      tree,
-      is_leaf=_has_paths,
-    )
   flat, _ = jax.tree_util.tree_flatten_with_path(
-    tree, is_leaf=lambda x: _is_absent(x) or is_leaf(x)
+    _as_nodes(tree), is_leaf=lambda x: _is_absent(x) or is_leaf(x)
   )
   names = _names([path for path, _ in flat])
   return [
@@ -131,6 +125,30 @@ def map_leaves(fn: Callable[[Names, Any], Any], tree: Any) -> Any:
   return jax.tree_util.tree_unflatten(treedef, specs)
 
 
+def nodes_that_print_alike(tree: Any) -> set[Names]:
+  """The names of nodes with a sibling of another key and the same names."""
+  keys: dict[Names, Any] = {}
+  alike = set()
+  for path, _ in jax.tree_util.tree_leaves_with_path(_as_nodes(tree)):
+    names: Names = ()
+    for key in path:
+      names += _key_names(key)
+      if keys.setdefault(names, key) != key:
+        alike.add(names)
+  return alike
+
+
+def _as_nodes(tree: Any) -> Any:
+  """A tree whose sequences of pairs of paths and values are dicts."""
+  if not any(map(_has_paths, jax.tree.leaves(tree, is_leaf=_has_paths))):
+    return tree
+  return jax.tree.map(
+    lambda x: collections.OrderedDict(x) if _has_paths(x) else x,
+    tree,
+    is_leaf=_has_paths,
+  )
+
+
 def _is_absent(x: Any) -> bool:
   """A node without leaves that still counts beside its siblings."""
   return x is None or (isinstance(x, tuple) and not x)
@@ -190,6 +208,8 @@ def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
 
 def _key_names(key: Any) -> tuple[str, ...]:
   own = getattr(key, 'key', None)
+  if type(own) is str and type(key) is jax.tree_util.DictKey:
+    return (own,)
   if isinstance(own, tuple):
     return tuple(map(str, own))
   return (jax.tree_util.keystr((key,), simple=True),)

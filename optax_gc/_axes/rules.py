@@ -44,8 +44,9 @@ def match_weight_axes(rules: Sequence[tuple[Any, Any]]) -> Callable[[Any], Any]:
   Raises:
     ValueError: If a regular expression is malformed; when called, if a leaf of
       rank 2 or more is uncovered, a rule matches no leaf, or axes do not fit a
-      leaf. Leaves that are masked out or absent, such as ``None``, count, so
-      that the rules for a whole model serve each part of it.
+      leaf. Leaves that are masked out or ``None`` count by their paths, and so
+      does what subtrees in their place may hold, so that the rules for a whole
+      model serve each part of it.
     TypeError: If a rule is not a pair; when called, if an axis is not an
       integer.
 
@@ -131,21 +132,51 @@ def first_match(
 
 
 def require_matches(rules: Sequence[Rule], tree: Any, noun: str) -> None:
-  """Raises if a rule matches neither a leaf nor what is absent from a tree.
-
-  A masked-out node may stand for a subtree, all of whose paths it may hold.
-  """
+  """Raises if a rule matches no leaf, nor what may be absent from a tree."""
   paths = ['/'.join(names) for names, _ in named_leaves(tree)]
   unused = [r for r in rules if not any(map(r.pattern.fullmatch, paths))]
   if not unused or not paths:
     return
-  absent = holes(tree)
-  if any(x is not None and type(x) not in _CONTAINERS for _, x in absent):
-    return
-  gone = ['/'.join(names) for names, node in absent if node is None]
-  unused = [r for r in unused if not any(map(r.pattern.fullmatch, gone))]
+  gone = [
+    ('/'.join(names), node is None)
+    for names, node in holes(tree)
+    if type(node) not in _CONTAINERS
+  ]
+  unused = [rule for rule in unused if not _may_be_in(gone, rule.pattern)]
   if unused:
     _fail_unmatched([rule.pattern.pattern for rule in unused], paths, noun)
+
+
+def _may_be_in(
+  gone: Sequence[tuple[str, bool]], pattern: re.Pattern[str]
+) -> bool:
+  """Whether a pattern may match a leaf that is one of the holes, or in it.
+
+  `None` is more often a leaf, such as a bias that a layer lacks, than a
+  subtree: what a pattern matches below it must begin with its path literally.
+  """
+  start = _literal_start(pattern)
+  return any(
+    pattern.fullmatch(path)
+    or start.startswith(f'{path}/')
+    or (not is_none and f'{path}/'.startswith(start))
+    for path, is_none in gone
+  )
+
+
+def _literal_start(pattern: re.Pattern[str]) -> str:
+  """Characters that all that a pattern matches begins with; perhaps fewer."""
+  text = pattern.pattern
+  # Neither escapes, sets nor groups: what is left may hold alternatives.
+  bare = re.sub(r'\\.', 'x', text, flags=re.DOTALL)
+  bare = re.sub(r'\[\^?\]?[^]]*\]', 'x', bare)
+  while (inner := re.sub(r'\([^()]*\)', '', bare)) != bare:
+    bare = inner
+  if '|' in bare or pattern.flags & (re.IGNORECASE | re.VERBOSE):
+    return ''
+  # A character that may be repeated may also be left out.
+  start = re.match(r'([\w/ -](?![*?{]))*', text)
+  return start.group() if start else ''
 
 
 def explicit_axes(overrides: Any, tree: Any) -> list[WeightAxes | None]:
@@ -204,8 +235,9 @@ def _from_tree(
       continue
     pair = Pair(names, leaf, entries[at], names[len(at) :])
     own = leaf_axes(pair, sparse).axes
-    reason = own.reason or 'given explicitly'
-    axes.append(dataclasses.replace(own, reason=reason))
+    if not own.reason:
+      own = dataclasses.replace(own, reason='given explicitly')
+    axes.append(own)
   return axes
 
 

@@ -128,6 +128,8 @@ def to_weight_axes(spec: Any, path: str) -> WeightAxes:
   Whether bare axes and Muon's are a convolution's is told by their number and
   by the layer's name.
   """
+  if type(spec) is WeightAxes:
+    return spec
   require_spec(spec, path)
   if spec is None:
     return WeightAxes((), (), LEFT_ALONE_GIVEN)

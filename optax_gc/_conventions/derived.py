@@ -10,7 +10,11 @@ from optax_gc._axes.paths import named_leaves
 from optax_gc._axes.rules import explicit_axes
 from optax_gc._axes.saving import to_dict
 from optax_gc._axes.spec import is_spec, is_weight, to_weight_axes
-from optax_gc._conventions.resolve import as_convention, resolve_weight_axes
+from optax_gc._conventions.resolve import (
+  WeightAxesResolver,
+  as_convention,
+  resolve_weight_axes,
+)
 
 
 def override_weight_axes(weight_axes: Any, overrides: Any, params: Any) -> Any:
@@ -146,11 +150,11 @@ def weight_mask(weight_axes: Any = None) -> Any:
 
 def _map_axes(fn: Callable[[Any, str], Any], weight_axes: Any) -> Any:
   """Maps ``fn(axes, path)``, at once or when a convention has read params."""
-  convention = as_convention(weight_axes)
-  if convention is not None:
+  if as_convention(weight_axes) is not None:
+    axes_of = WeightAxesResolver(weight_axes)  # It warns of guesses.
 
     def read(params: Any) -> Any:
-      leaves = resolve_weight_axes(convention, params)
+      leaves = axes_of(params)
       return jax.tree.unflatten(
         jax.tree.structure(params), [fn(x.axes, x.path) for x in leaves]
       )

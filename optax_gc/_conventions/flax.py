@@ -15,9 +15,10 @@ def flax_weight_axes(
 
   Applied to every array of rank 2 or more, whatever its name, except biases,
   norm scales and embedding tables, which their names tell. All axes but the
-  last are reduction axes, but for what the names of attention projections
-  and the shape of the layer's own bias say: a bias has one element for each
-  weight vector, so that its shape is the kernel's without the reduction axes.
+  last are reduction axes, except where the names of attention projections or
+  the shape of the layer's own bias say otherwise: a bias has one element for
+  each weight vector, so that its shape is the kernel's without the reduction
+  axes.
 
   ============================  ==========================  =================
   array                         shape                       reduction axes
@@ -68,7 +69,7 @@ def _kernel_axes(site: Site) -> WeightAxes:
   convolution = (
     one_output and len(axes.reduction_axis) > 1 and _may_be_convolution(site)
   )
-  return dataclasses.replace(axes, convolution=convolution)
+  return dataclasses.replace(axes, convolution=True) if convolution else axes
 
 
 def _axes(site: Site) -> WeightAxes:

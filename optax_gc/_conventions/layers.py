@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from optax_gc._axes.paths import Names, map_leaves, named_leaves
+from optax_gc._axes.pairs import longest
+from optax_gc._axes.paths import (
+  Names,
+  map_leaves,
+  named_leaves,
+  nodes_that_print_alike,
+)
 from optax_gc._axes.spec import LeafAxes, WeightAxes, is_inexact
 from optax_gc._conventions import names as known
 
@@ -104,9 +110,10 @@ def guesses_text(leaves: Sequence[LeafAxes]) -> str:
     for x in leaves[:10]
   )
   more = f'; and {len(leaves) - 10} more' if len(leaves) > 10 else ''
+  plural = 'array' if len(leaves) == 1 else 'arrays'
   torch = any(re.search(r'(^|[/.])weight$', x.path) for x in leaves)
   return (
-    f'The weight axes of {len(leaves)} arrays are guessed by rank alone, as '
+    f'The weight axes of {len(leaves)} {plural} are guessed by rank alone, as '
     f'the convention does not know their names and shapes: {listed}{more}. '
     'Read them from the program, optax_gc.infer_weight_axes(fn, params, '
     'inputs), or give them, as by optax_gc.override_weight_axes(weight_axes, '
@@ -149,6 +156,10 @@ class _Model:
   def __init__(self, params: Any):
     self._layers: dict[Names, dict[str, Shape]] = {}
     self._scopes: dict[Names, set[str]] = {}
+    # Nodes whose arrays are not told from those of a sibling.
+    self._twins = {
+      self._split(names) for names in nodes_that_print_alike(params)
+    }
     leaves = named_leaves(params)
     # The two parts that `optax.contrib.split_real_and_imaginary` makes.
     self._parts = {x[:-1] for x, _ in leaves if x[-1:] == ('imaginary',)}
@@ -178,14 +189,19 @@ class _Model:
     """Names without the separators of flat dicts: ``a/b``, ``a.b``."""
     if names[-1:] in (('real',), ('imaginary',)) and names[:-1] in self._parts:
       names = names[:-1]
+    return self._split(names)
+
+  def _split(self, names: Names) -> Names:
     return tuple(word for name in names for word in re.split('[/.]', name))
 
   def _bias(self, layer: Names, name: str) -> Shape | None:
     """The shape of the bias beside a kernel, if there is one.
 
     A leaf `b` is a bias if it is alone or beside a weight: `a` and `b` may be
-    two matrices.
+    two matrices. Of layers whose keys print alike, none is known.
     """
+    if longest(layer, self._twins) is not None:
+      return None
     shapes = self._layers[layer]
     if bias := shapes.get('bias'):
       return bias

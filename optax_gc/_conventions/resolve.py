@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import inspect
 from typing import Any
 import warnings
 
@@ -135,7 +136,7 @@ class WeightAxesResolver:
     guessed = [x for x in leaves if x.axes.guess and x.path not in self._said]
     if guessed:
       self._said |= {x.path for x in guessed}
-      warnings.warn(guesses_text(guessed), GuessedAxesWarning, stacklevel=2)
+      warn_caller(guesses_text(guessed), GuessedAxesWarning)
 
   def _say_no_op(self, leaves: Sequence[LeafAxes], tree: Any) -> None:
     is_asked_for = all(x.axes.reason == LEFT_ALONE_GIVEN for x in leaves)
@@ -149,13 +150,21 @@ class WeightAxesResolver:
       for x in leaves[:10]
     )
     more = f'; and {len(leaves) - 10} more' if len(leaves) > 10 else ''
-    warnings.warn(
+    warn_caller(
       f'Nothing is centralized, as no array has reduction axes: {shown}{more}. '
       'Give weight_axes, read them with optax_gc.infer_weight_axes, or leave '
       'gradient centralization out.',
       NothingCentralizedWarning,
-      stacklevel=2,
     )
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+  """Warns at the line that called this package."""
+  level, frame = 1, inspect.currentframe()
+  here = f'{__name__.partition(".")[0]}.'
+  while frame and f'{frame.f_globals.get("__name__")}.'.startswith(here):
+    level, frame = level + 1, frame.f_back
+  warnings.warn(message, category, stacklevel=level)
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -166,7 +175,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _skip(leaf: LeafAxes) -> LeafAxes:
-  """A leaf that is not a convolution's; that a matrix is none is no guess."""
+  """A leaf that is not a convolution's; for a matrix, that is no guess."""
   if not leaf.axes.reduction_axis:
     return leaf
   axes = dataclasses.replace(

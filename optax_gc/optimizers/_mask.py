@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from optax_gc._conventions.derived import weight_mask
-from optax_gc._conventions.resolve import as_convention
+from optax_gc._axes.spec import is_weight
+from optax_gc._conventions.resolve import resolve_weight_axes
 from optax_gc._partition import whole_arrays
 
 
@@ -16,11 +16,15 @@ def decay_mask(mask: Any, weight_axes: Any, partition_specs: Any) -> Any:
   if mask is None:
     return None
   if isinstance(mask, str) and mask == 'weights':
-    is_tree = as_convention(weight_axes) is None
-    # A tree of axes is matched by path, as the transformation does.
-    weights = weight_mask((lambda _: weight_axes) if is_tree else weight_axes)
-    return lambda tree: weights(whole_arrays(partition_specs, tree))
+    return functools.partial(_weights, weight_axes, partition_specs)
   return functools.partial(_checked_mask, mask)
+
+
+def _weights(weight_axes: Any, partition_specs: Any, tree: Any) -> Any:
+  """Which leaves are weights; of guesses the centralization warns."""
+  whole = whole_arrays(partition_specs, tree)
+  flags = [is_weight(x.axes) for x in resolve_weight_axes(weight_axes, whole)]
+  return jax.tree.unflatten(jax.tree.structure(tree), flags)
 
 
 def _checked_mask(mask: Any, tree: Any) -> Any:

@@ -1,5 +1,6 @@
 """One engine of rules, for conventions and for axes that replace others."""
 
+import contextlib
 import re
 
 import jax
@@ -94,6 +95,31 @@ def test_a_rule_that_matches_no_leaf_raises(read, rule):
 def test_leaves_that_are_masked_out_count(read, hole):
   axes = read(RULES, {**PARAMS, 'conv': hole})
   assert axes == {**EXPECTED, 'conv': hole}
+
+
+@pytest.mark.parametrize('read', [match, override])
+@pytest.mark.parametrize(
+  ('hole', 'pattern', 'passes'),
+  [
+    (optax.MaskedNode(), 'con/w', False),
+    (optax.MaskedNode(), r'conv/(w|b\(c)', True),
+    (optax.MaskedNode(), r'con/w|b\(c', True),  # May be any.
+    (optax.MaskedNode(), 'convx?/w', True),
+    (optax.MaskedNode(), '.*/w', True),
+    ({'w': optax.MaskedNode()}, 'conv/v', False),
+    (None, 'conv/w', True),
+    (None, '.*/w', False),  # More often a leaf than a subtree.
+  ],
+)
+def test_a_hole_excuses_rules_that_may_match_in_it(read, hole, pattern, passes):
+  params = {**PARAMS, 'conv': hole}
+  expected = (
+    contextlib.nullcontext()
+    if passes
+    else pytest.raises(ValueError, match='match no leaf')
+  )
+  with expected:
+    read([*RULES[:2], (pattern, (0, 1))], params)
 
 
 def test_rules_for_a_whole_model_serve_each_group():

@@ -1,5 +1,7 @@
 """Conventions on paths and shapes as the frameworks make them."""
 
+import collections
+
 from flax import nnx
 import flax.linen as nn
 import jax
@@ -353,6 +355,15 @@ def test_flat_dicts_read_like_nested_ones():
     'up.weight': (0, 2, 3),
     'up.bias': (),
   }
+
+
+def test_layers_whose_keys_print_alike_share_no_bias():
+  layers = [
+    (0, {'kernel': jnp.ones((4, 3))}),
+    ('0', {'bias': jnp.ones((4, 3))}),
+  ]
+  axes = optax_gc.flax_weight_axes(collections.OrderedDict(layers))
+  assert axes[0]['kernel'] == WeightAxes(0, 1)
 
 
 def test_an_output_head_is_no_embedding():

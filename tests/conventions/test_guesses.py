@@ -253,10 +253,16 @@ def test_each_transformation_warns_once():
   gc.update(TOKENS, state)  # A warning would be an error here.
   gc.init(jax.tree.map(lambda x: x.astype(jnp.bfloat16), TOKENS))
   other = {'latents': jnp.ones((4, 2)), **TOKENS}
-  with pytest.warns(GuessedAxesWarning, match="of 1 arrays .*'latents'"):
+  with pytest.warns(GuessedAxesWarning, match="of 1 array .*'latents'"):
     gc.update(other, state)
-  with pytest.warns(GuessedAxesWarning):
-    optax_gc.gc().update(TOKENS, optax.EmptyState())
+  for read in (
+    lambda: optax_gc.gc().update(TOKENS, optax.EmptyState()),
+    lambda: optax_gc.record_gradient_statistics().init(TOKENS),
+    lambda: optax_gc.weight_mask()(TOKENS),
+  ):
+    with pytest.warns(GuessedAxesWarning) as caught:
+      read()
+    assert [w.filename for w in caught] == [__file__]
 
 
 def test_init_speaks_for_updates_of_another_structure():

@@ -198,6 +198,10 @@ def test_sixteen_thousand_leaves_take_no_quadratic_time():
   def override(tree):
     optax_gc.override_weight_axes(None, jax.tree.map(lambda x: 0, tree), tree)
 
-  for fn in (optax_gc.flax_weight_axes, override):
+  def absent(tree):
+    half = {name: {**layer, 'b': None} for name, layer in tree.items()}
+    optax_gc.gc(jax.tree.map(lambda x: 0, tree)).init(half)
+
+  for fn in (optax_gc.flax_weight_axes, override, absent):
     few = min(seconds(500, fn) for _ in range(3))
     assert seconds(4000, fn) < 16 * few + 0.5
