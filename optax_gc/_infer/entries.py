@@ -11,7 +11,7 @@ from optax_gc._infer.dims import BENT, WEIGHED, C, X
 from optax_gc._infer.facts import DATA, WEIGHTS
 from optax_gc._infer.products import met
 from optax_gc._infer.step import Rule, Step
-from optax_gc._infer.terms import ADDED, CONTRACTS, SCALES, UNCLEAR, Term
+from optax_gc._infer.terms import ADDED, CONTRACTS, LOST, SCALES, UNCLEAR, Term
 
 CHOSEN = 'chosen beside activations'
 
@@ -149,7 +149,7 @@ def _gain(step: Step, term: Term, k: int) -> Term:
 def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   """Data times a weight, entry by entry: summed later, it is a product."""
   if term.sign == _terms.SUMMED_BEFORE:
-    return _terms.closed(step.shapes[k], UNCLEAR, _policy.WEIGHED)
+    return _terms.closed(step.shapes[k], LOST, _policy.WEIGHED)
   owns = _owns(step, k)
   raw = [_dims.label_of(dim) for dim in term.dims]
   rows = [
@@ -168,6 +168,8 @@ def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
     for label, d, own, n in zip(raw, data, owns, step.shape, strict=True)
   )
   gain = _of_products(step, k, [n & ~WEIGHED for n in raw], owns)
+  if gain and sum(n > 1 for n in step.shapes[k]) > 1:
+    return _terms.closed(step.shapes[k], LOST, _policy.GAINS)
 
   def label(i: int, old: int) -> int:
     if sums and old == X and not data[i]:

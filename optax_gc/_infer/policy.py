@@ -13,6 +13,8 @@ ONE_EXAMPLE = f'{LATENT}: trace with two examples or more'
 EITHER = 'either factor of a product may meet the inputs first'
 # algebra/layer_of_one_output_after_a_layer.
 WEIGHED = 'weighed by a factor of it or by a layer on its result'
+# algebra/product_and_sum_after_a_layer.
+GAINS = 'a gain of a kernel or a layer on its result'
 MIXTURE = 'data weighs kernels, then meets their mixture'
 PICKED = 'rows that data picked are contracted with data'
 RESIZED = 'read between its entries, at places that data give'

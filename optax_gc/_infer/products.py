@@ -129,7 +129,7 @@ def _layer(side: _Side, term: Term) -> Term:
     return side.closed(UNCLEAR, why)
   weighed = term.sign == _terms.WEIGHED_LATER and side.summed
   if weighed or term.sign == _terms.SUMMED_BEFORE:
-    return side.closed(UNCLEAR, _policy.WEIGHED)
+    return side.closed(LOST, _policy.WEIGHED)
   if side.partner.data and _Side(step, 1 - side.k).weighs():
     return side.closed(GAIN, step.place)
   # layers/experts_dense: after a sum, an inner product is complete.

@@ -635,6 +635,13 @@ def layer_of_one_output_after_a_layer(p, x):
   return jnp.einsum('nh,n->h', jnp.einsum('ni,nih->nh', x, p['w']), p['v'])
 
 
+@program('ni', v='no! a gain of a kernel', w='nIh')
+def product_and_sum_after_a_layer(p, x):
+  """The same where they are multiplied entry by entry."""
+  y = jnp.einsum('ni,nih->nh', x, p['w'])
+  return jnp.sum(y[:, None] * p['v'][:, :, None], 0)
+
+
 @program('bi', '#b', u='vi! rows that data picked')
 def rows_that_meet_data(p, x, j):
   """A sampled softmax: rows are looked up, then contracted with data."""
