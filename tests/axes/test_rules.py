@@ -10,6 +10,7 @@ import pytest
 
 import optax_gc
 from optax_gc import WeightAxes
+from tests import compat
 
 PARAMS = {
   'block': {'up': jnp.ones((2, 3)), 'down': jnp.ones((3, 2))},
@@ -125,7 +126,7 @@ def test_a_hole_excuses_rules_that_may_match_in_it(read, hole, pattern, passes):
 def test_rules_for_a_whole_model_serve_each_group():
   labels = {'block': 'a', 'conv': 'b', 'b': 'b'}
   convention = optax_gc.match_weight_axes(RULES)
-  tx = optax.partition(
+  tx = compat.partition(
     {'a': optax_gc.gc(convention), 'b': optax_gc.gc(convention)}, labels
   )
   grads = jax.tree.map(lambda x: jnp.cumsum(x, 0) * jnp.cumsum(x, -1), PARAMS)

@@ -11,6 +11,7 @@ import pytest
 import optax_gc
 from optax_gc import WeightAxes
 from optax_gc._conventions.resolve import WeightAxesResolver
+from tests import compat
 
 PARAMS = {
   'conv': {'kernel': jnp.ones((3, 3, 2, 4)), 'bias': jnp.ones(4)},
@@ -94,7 +95,7 @@ def test_convolutions_that_are_masked_out_are_no_error(form, grads):
 @pytest.mark.parametrize('form', FORMS)
 def test_groups_and_placeholders_are_served(form):
   gc = optax_gc.gc(FORMS[form], conv_only=True)
-  tx = optax.partition({'a': gc, 'b': gc}, {'conv': 'a', 'dense': 'b'})
+  tx = compat.partition({'a': gc, 'b': gc}, {'conv': 'a', 'dense': 'b'})
   tx.update(PARAMS, tx.init(PARAMS), PARAMS)
   optax.tree_map_params(gc, lambda x: x, gc.init(PARAMS))
 
