@@ -55,7 +55,6 @@ _POSITIONS = {
   'tensor_train': 14,
   'token_mixing': 12,
   'two_axes_of_an_einsum': 12,
-  'vision_transformer': 10,
 }
 
 # Where the theorem says nothing, or nothing can be computed.
@@ -63,6 +62,7 @@ _GRADIENTS = 'the outputs are gradients: a weight occurs outside of products'
 _MIXED = 'a function of the kernel mixes its weight vectors'
 _UNDERIVED = 'no derivative'
 _NOT_COVERED = {
+  'vision_transformer': 'its 10 outputs cannot exceed its 10 positions',
   **dict.fromkeys(
     (
       *('diffusion_loss', 'generator_step', 'integer_products_in_a_step'),
@@ -183,5 +183,5 @@ def test_most_wrong_axes_are_refuted():
     except pytest.skip.Exception:
       continue
   tested = counts['wrong', 'refuted'] + counts['wrong', 'consistent']
-  assert counts['right', 'consistent'] > 2 * counts['right', 'untested'], counts
+  assert counts['right', 'consistent'] > 3 * counts['right', 'untested'], counts
   assert counts['wrong', 'refuted'] > 0.75 * tested, counts
