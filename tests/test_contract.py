@@ -120,23 +120,6 @@ def test_inject_hyperparams():
     assert state.hyperparams['learning_rate'] == 0.5
 
 
-def test_lookahead():
-  """Slow weights follow fast weights whose gradients were centralized."""
-  fast = optax.chain(optax_gc.gradient_centralization(), optax.sgd(0.1))
-  tx = optax.lookahead(fast, sync_period=2, slow_step_size=0.5)
-  p = optax.LookaheadParams.init_synced(contract.params())
-  state = tx.init(p)
-  for _ in range(2):
-    updates, state = jax.jit(tx.update)(contract.grads(), state, p)
-    p = optax.apply_updates(p, updates)
-  start = contract.params()['dense']['kernel']
-  g = contract.grads()['dense']['kernel']
-  moved = start - 2 * 0.1 * (g - g.mean(0))
-  chex.assert_trees_all_close(
-    p.slow['dense']['kernel'], (start + moved) / 2, rtol=1e-5
-  )
-
-
 def test_apply_if_finite_skips_a_bad_step():
   tx = MAKERS['apply_if_finite']()
   p, g = contract.params(), contract.grads()

@@ -187,18 +187,3 @@ def test_equal_leaves_are_lowered_once():
 
   assert equations(tx) == 2000
   assert equations(naive()) >= 2 * equations(tx)
-
-
-def test_axes_are_resolved_once_for_equal_trees():
-  calls = []
-
-  def convention(tree):
-    calls.append(tree)
-    return optax_gc.flax_weight_axes(tree)
-
-  tx = optax_gc.gc(convention)
-  for size in (4, 4, 4, 5, 5):
-    grads = {'kernel': jnp.arange(2.0 * size).reshape(size, 2), 'bias': None}
-    updates, _ = tx.update(grads, optax.EmptyState())
-    np.testing.assert_allclose(updates['kernel'].sum(0), 0, atol=1e-6)
-  assert len(calls) == 2

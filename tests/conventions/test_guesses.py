@@ -19,42 +19,26 @@ from tests.infer.zoo import CASES, SIZES, Missing
 
 # Layers of the zoo some of whose axes are guessed, and why they cannot be
 # known. Axes of all the others are known, and right.
-UNNAMED = 'a single layer without a name, perhaps transposed'
-EQUAL = 'several readings fit, as a batch axis may be as long as the inputs'
 GUESSED = {
-  'equinox/weight_norm': 'magnitudes, under a name of their own',
-  'haiku/layer_stack': EQUAL,
-  'linen/conv_1d': UNNAMED,
-  'linen/conv_2d': UNNAMED,
-  'linen/conv_2d_wrapped': UNNAMED,
-  'linen/conv_3d': UNNAMED,
-  'linen/conv_masked': UNNAMED,
-  'linen/conv_one_by_one': UNNAMED,
-  'linen/conv_transpose': UNNAMED,
-  'linen/conv_transpose_kernel': UNNAMED,
-  'linen/dense_general_batch_dims': EQUAL,
-  'linen/dense_general_inputs': UNNAMED,
-  'linen/dense_general_inputs_and_outputs': 'two output axes, no bias',
-  'linen/dense_general_outputs': EQUAL,
-  'linen/einsum': 'inputs are not first',
-  'linen/experts': 'stacked without biases',
-  'linen/spectral_norm': 'a statistic, as all variables are given',
-  'linen/stack_last': 'stacked along the last axis',
-  'linen/transformer_scanned': EQUAL,
-  'linen/transformer_scanned_remat': 'stacked along the second axis',
-  'linen/vision_transformer': 'tokens and positions, under names of their own',
-  'linen/vmap_stack': EQUAL,
-  'linen/vmap_stack_second': 'stacked along the second axis',
-  'nnx/conv_transpose': UNNAMED,
-  'nnx/conv_transpose_kernel': UNNAMED,
-  'nnx/einsum': 'inputs are not first',
-  'nnx/linear_general': EQUAL,
-  'nnx/linear_general_batch': EQUAL,
-  'nnx/loss_of_model': EQUAL,
-  'nnx/scan_stack': EQUAL,
-  'nnx/scan_stack_remat': EQUAL,
-  'nnx/spectral_norm': 'a statistic, as all variables are given',
-  'nnx/vmap_stack_second': 'stacked along the second axis',
+  # A single layer without a name, perhaps transposed.
+  *('linen/conv_1d', 'linen/conv_2d', 'linen/conv_2d_wrapped'),
+  *('linen/conv_3d', 'linen/conv_masked', 'linen/conv_one_by_one'),
+  *('linen/conv_transpose', 'linen/conv_transpose_kernel'),
+  *('linen/dense_general_inputs', 'nnx/conv_transpose'),
+  'nnx/conv_transpose_kernel',
+  # Several readings fit, as a batch axis may be as long as the inputs.
+  *('haiku/layer_stack', 'linen/dense_general_batch_dims'),
+  *('linen/dense_general_outputs', 'linen/transformer_scanned'),
+  *('linen/vmap_stack', 'nnx/linear_general', 'nnx/linear_general_batch'),
+  *('nnx/loss_of_model', 'nnx/scan_stack', 'nnx/scan_stack_remat'),
+  # Stacked along another axis, or without biases.
+  *('linen/experts', 'linen/stack_last', 'linen/transformer_scanned_remat'),
+  *('linen/vmap_stack_second', 'nnx/vmap_stack_second'),
+  # Inputs that are not first; two output axes without a bias.
+  *('linen/einsum', 'nnx/einsum', 'linen/dense_general_inputs_and_outputs'),
+  # Magnitudes, statistics, tokens and positions under names of their own.
+  *('equinox/weight_norm', 'linen/spectral_norm', 'nnx/spectral_norm'),
+  'linen/vision_transformer',
 }
 # A table that is tied is named like one that is not; one that is the whole
 # model is named like a matrix.
@@ -148,9 +132,12 @@ ORDINARY = {
   name: lambda cls=cls: params_of(lambda rngs: cls((8, 8, 1), 10, rngs))
   for name, cls in networks.MODELS.items()
 }
-for model in models.NAMES:
-  ORDINARY[model] = lambda name=model: params_of(
-    lambda rngs: models.build(name, classes=10, rngs=rngs)
+for model, count in {
+  **{'resnet18': 4, 'resnet50': 4, 'resnext29': 3, 'vgg11': 5},
+  **{'densenet121': 4, 'mobilenetv2': 7},
+}.items():
+  ORDINARY[model] = lambda name=model, depth=(1,) * count: params_of(
+    lambda rngs: models.build(name, classes=10, depth=depth, rngs=rngs)
   )
 
 

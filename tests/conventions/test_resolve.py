@@ -1,5 +1,6 @@
 """Every way to say axes means the same wherever axes are taken."""
 
+import time
 import tracemalloc
 import warnings
 
@@ -178,19 +179,13 @@ def test_trees_whose_structures_do_not_compare_are_read_each_time():
     assert updates.w.ravel().tolist() == [-1, 1]
 
 
-def test_sixteen_thousand_leaves_take_no_quadratic_time():
-  """Twice as many leaves take about twice as long, not four times."""
-  import time
+def test_many_leaves_take_no_quadratic_time():
+  """Four times as many leaves take four times as long, not sixteen."""
 
   def seconds(count, fn):
     shape = jax.ShapeDtypeStruct
-    tree = {
-      f'l{i}': {
-        'a': shape((4, 3), jnp.float32),
-        'b': shape((3, 5), jnp.float32),
-      }
-      for i in range(count)
-    }
+    layer = {'a': shape((4, 3), jnp.float32), 'b': shape((3, 5), jnp.float32)}
+    tree = {f'l{i}': {**layer} for i in range(count)}
     start = time.process_time()
     with warnings.catch_warnings(action='ignore'):
       fn(tree)
@@ -204,5 +199,5 @@ def test_sixteen_thousand_leaves_take_no_quadratic_time():
     optax_gc.gc(jax.tree.map(lambda x: 0, tree)).init(half)
 
   for fn in (optax_gc.flax_weight_axes, override, absent):
-    few = min(seconds(500, fn) for _ in range(3))
-    assert seconds(4000, fn) < 16 * few + 0.5
+    few = min(seconds(500, fn) for _ in range(2))
+    assert seconds(2000, fn) < 9 * few + 0.3

@@ -11,9 +11,7 @@ from optax_gc import (
   WeightAxes,
   flax_weight_axes,
   gc,
-  match_weight_axes,
   optimizers,
-  torch_weight_axes,
   weight_mask,
 )
 from tests import compat, contract
@@ -216,16 +214,6 @@ def test_an_injected_mask_says_that_it_must_be_static(name):
   )
   with pytest.raises(ValueError, match="list 'mask' in static_args"):
     tx.init(contract.params())
-
-
-@pytest.mark.parametrize(
-  'convention',
-  [flax_weight_axes, torch_weight_axes, match_weight_axes([('.*', 0)])],
-)
-def test_an_injected_convention_says_that_it_must_be_static(convention):
-  inject = optax.inject_hyperparams(optimizers.sgd)
-  with pytest.raises(ValueError, match="list 'weight_axes' in static_args"):
-    inject(learning_rate=0.1, weight_axes=convention).init(contract.params())
 
 
 def test_one_array_has_one_flag():
