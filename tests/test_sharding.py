@@ -94,15 +94,15 @@ def place(tree, mesh, layout):
   }
 
 
-def in_auto_mode(layout, grads, **options):
-  tx = optax_gc.gradient_centralization(AXES, **options)
+def in_auto_mode(layout, grads):
+  tx = optax_gc.gradient_centralization(AXES)
   update = jax.jit(lambda g: tx.update(g, tx.init(g))[0])
   return update, place(grads, make_mesh(), layout)
 
 
-def in_shard_map(layout, grads, **options):
+def in_shard_map(layout, grads):
   spec = specs(layout)
-  tx = optax_gc.gradient_centralization(AXES, partition_specs=spec, **options)
+  tx = optax_gc.gradient_centralization(AXES, partition_specs=spec)
   update = compat.shard_map(
     lambda g: tx.update(g, tx.init(g))[0],
     mesh=make_mesh(),
@@ -137,18 +137,19 @@ def assert_same_shardings(updates, grads):
 
 # How many all-reduces XLA may make of all means: one for all leaves that are
 # split over the same mesh axes.
-ALL_REDUCES = {
-  'replicated': 0,
-  'fsdp': 1,
-  'fsdp over both': 1,
-  'tensor': 0,
-  'both': 1,
-  'stacked layers': 0,
+ALL_REDUCES = dict.fromkeys(LAYOUTS, 0) | {
+  **{'fsdp': 1, 'fsdp over both': 1, 'both': 1}
 }
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize('layout', LAYOUTS)
+# Narrow ones where means are taken over the mesh and not.
+LAYOUTS_OF_DTYPES = [
+  *((layout, jnp.float32) for layout in LAYOUTS),
+  ('both', jnp.bfloat16),
+]
+
+
+@pytest.mark.parametrize(('layout', 'dtype'), LAYOUTS_OF_DTYPES)
 @pytest.mark.parametrize('way', WAYS)
 def test_equals_one_device_by_one_all_reduce_and_no_memory(way, layout, dtype):
   grads = gradients(dtype, length=128)
@@ -168,10 +169,7 @@ def test_equals_one_device_by_one_all_reduce_and_no_memory(way, layout, dtype):
 
 
 @compat.needs_set_mesh
-@pytest.mark.parametrize(
-  ('layout', 'dtype'),
-  [*((layout, jnp.float32) for layout in LAYOUTS), ('both', jnp.bfloat16)],
-)
+@pytest.mark.parametrize(('layout', 'dtype'), LAYOUTS_OF_DTYPES)
 def test_explicit_mode(layout, dtype):
   grads = gradients(dtype)
   tx = optax_gc.gradient_centralization(AXES)
@@ -193,21 +191,15 @@ def test_explicit_mode(layout, dtype):
 
 @compat.combines_all_reduces
 @pytest.mark.parametrize('way', WAYS)
-@pytest.mark.parametrize('leaves', [1, 100])
-def test_one_all_reduce_whatever_the_number_of_leaves(way, leaves):
-  mesh = make_mesh()
-  spec = {str(i): P('x') for i in range(leaves)}
-  grads = {
-    name: jnp.ones((8, 8), device=NamedSharding(mesh, P('x'))) for name in spec
-  }
-  axes = dict.fromkeys(spec, WeightAxes(0))
-
-  def update(g):
-    tx = optax_gc.gradient_centralization(
-      axes, partition_specs=spec if way == 'shard_map' else None
-    )
-    return tx.update(g, tx.init(g))[0]
-
+def test_one_all_reduce_whatever_the_number_of_leaves(way):
+  mesh, spec = make_mesh(), {str(i): P('x') for i in range(100)}
+  split = NamedSharding(mesh, P('x'))
+  grads = {name: jnp.ones((8, 8), device=split) for name in spec}
+  tx = optax_gc.gradient_centralization(
+    dict.fromkeys(spec, WeightAxes(0)),
+    partition_specs=spec if way == 'shard_map' else None,
+  )
+  update = lambda g: tx.update(g, tx.init(g))[0]  # noqa: E731
   if way == 'shard_map':
     update = compat.shard_map(
       update, mesh=mesh, in_specs=(spec,), out_specs=spec
