@@ -191,8 +191,9 @@ def test_split_complex_leaves_are_read_as_whole_ones():
   assert jnp.allclose(updates['w'], vector['w'] - vector['w'].mean())
 
 
-@pytest.mark.parametrize('kind', [sparse.BCOO, sparse.BCSR])
-@pytest.mark.parametrize('n_batch', [0, 1])
+@pytest.mark.parametrize(
+  ('kind', 'n_batch'), [(sparse.BCOO, 0), (sparse.BCOO, 1), (sparse.BCSR, 0)]
+)
 def test_sparse_arrays_are_left_alone_or_refused(kind, n_batch):
   dense = jnp.array([[[1.0, 0, 2], [0, 5, 0]]] * 2)
   matrix = kind.fromdense(dense if n_batch else dense[0], n_batch=n_batch)

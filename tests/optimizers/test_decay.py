@@ -128,7 +128,7 @@ ATTENTION = {
 }
 
 
-@pytest.mark.parametrize('convention', [None, 'flax', flax_weight_axes, 'tree'])
+@pytest.mark.parametrize('convention', [None, 'tree'])
 @each_optimizer
 def test_the_mask_of_the_weights(name, convention):
   """By their axes, not by rank; all of them, also under `conv_only`."""

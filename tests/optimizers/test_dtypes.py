@@ -12,11 +12,6 @@ import pytest
 from optax_gc import WeightAxes, gc, optimizers
 from tests.optimizers.test_optimizers import NAMES, run
 
-MIXED = [
-  (jnp.float32, jnp.bfloat16),
-  (jnp.bfloat16, jnp.float16),
-  (jnp.complex64, jnp.float32),
-]
 each_optimizer = pytest.mark.parametrize('name', NAMES)
 
 
@@ -25,11 +20,12 @@ def make(name, rate=0.1, **options):
 
 
 @each_optimizer
-@pytest.mark.parametrize('dtypes', MIXED)
-def test_a_scheduled_decay_keeps_each_leaf_s_dtype(name, dtypes):
+def test_a_scheduled_decay_keeps_each_leaf_s_dtype(name):
   """In a tree of several dtypes, and in the carry of a loop."""
-  kernels = [jnp.arange(12, dtype=dtype).reshape(4, 3) for dtype in dtypes]
-  p = {name: {'kernel': w} for name, w in zip('ab', kernels, strict=True)}
+  p = {
+    dtype: {'kernel': jnp.arange(12, dtype=dtype).reshape(4, 3)}
+    for dtype in ('float32', 'bfloat16', 'float16', 'complex64')
+  }
 
   def end(rate):
     tx = make(name, weight_decay=rate)
@@ -173,7 +169,7 @@ def test_strict_promotion(name, dtype, x64):
     try:
       with jax.numpy_dtype_promotion('strict'):
         for _ in range(2):
-          updates, state = tx.update(p, state, p)
+          updates, state = jax.eval_shape(tx.update, p, state, p)
     except ValueError:  # A TypePromotionError.
       return False
     chex.assert_trees_all_equal_dtypes(updates, p)
