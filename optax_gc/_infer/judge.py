@@ -83,10 +83,14 @@ def judge(shape: Sequence[int], terms: Terms) -> Verdict:
   if lost:
     return _none(lost[0].place, False)
   claims: dict[tuple[int, ...], Terms] = {}
+  unclear: list[tuple[int, ...]] = []
   for term in terms:
     if term.use == _terms.ONTO_INPUT:
       term = _terms.as_output(term, _terms.ADDED, term.place)
     axes, part = _axes(term)
+    if term.use == UNCLEAR:
+      unclear.append(axes)
+      continue
     if part is not None:
       return _none(_part(shape, part, term), False)
     if axes:
@@ -95,7 +99,10 @@ def judge(shape: Sequence[int], terms: Terms) -> Verdict:
   claims = strong or claims
   if not claims:
     return _without_axes(shape, terms)
-  choices = {tuple(a for a in axes if shape[a] > 1) for axes in claims}
+  choices = {
+    tuple(a for a in axes if shape[a] > 1)
+    for axes in (*claims, *filter(None, unclear))
+  }
   if len(choices) > 1:
     listed = _listed(sorted(choices))
     return _none(f'used with axes {listed}', False)

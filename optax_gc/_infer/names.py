@@ -27,7 +27,7 @@ COMPARES = _of("""
   and clz eq eq_to ge gt is_finite le le_to lt lt_to ne not or
   population_count shift_left shift_right_arithmetic shift_right_logical xor""")
 
-MOVES = _of('transpose squeeze tile broadcast_in_dim reshape slice rev')
+MOVES = _of('transpose squeeze tile broadcast_in_dim reshape slice rev pad')
 
 # Along some axes, which they keep; and along some that are gone.
 RUNS = _of('cumsum cumprod cummax cummin cumlogsumexp')

@@ -211,8 +211,14 @@ def _factor(side: _Side, term: Term) -> Term:
     return side.closed(RETURNED, '')
   free = [[term.dims[i] for _, i in dims] for dims in (side.mine, side.theirs)]
   bent = bool((side.me.made | side.partner.made) & _facts.BENT)
-  why = _policy.product(term, free, bent)
-  return side.closed(UNCLEAR, why) if why else _linked(side, term)
+  unclear = term.place if term.use == UNCLEAR else ''
+  why = unclear or _policy.product(term, free, bent)
+  if not why:
+    return _linked(side, term)
+  # algebra/orthogonalised: its own Gram matrix only rescales a kernel.
+  if not term.has_input or side.me.leaves & side.partner.leaves:
+    return side.closed(UNCLEAR, why)
+  return _linked(side, term)._replace(use=UNCLEAR, place=why)
 
 
 def _linked(side: _Side, term: Term) -> Term:
