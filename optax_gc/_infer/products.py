@@ -131,7 +131,7 @@ def _layer(side: _Side, term: Term) -> Term:
   if weighed or term.sign == _terms.SUMMED_BEFORE:
     return side.closed(LOST, _policy.WEIGHED)
   if side.partner.data and _Side(step, 1 - side.k).weighs():
-    return side.closed(GAIN, step.place)
+    return side.closed(UNCLEAR, _policy.WEIGHED)
   # layers/experts_dense: after a sum, an inner product is complete.
   outputs = not side.summed and any(
     _dims.label_of(term.dims[i]) & C for _, i in side.mine
