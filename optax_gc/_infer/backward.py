@@ -41,10 +41,10 @@ class Walk:
     """The cotangents of a program's inputs, from those of its outputs."""
     program, facts = frame.program, frame.facts
     known: dict[Any, Terms] = {}
-    for atom, terms in zip(program.outputs, results, strict=True):
+    for atom, terms in zip(program.outvars, results, strict=True):
       _give(known, atom, terms)
-    for number in reversed(range(len(program.equations))):
-      equation = program.equations[number]
+    for number in reversed(range(len(program.eqns))):
+      equation = program.eqns[number]
       reverse = self.reverse or frame.reverse[number]
       outs = [known.pop(out, []) for out in equation.outvars]
       if not any(outs):
@@ -73,7 +73,7 @@ class Walk:
       ):
         if fact.made & _facts.WEIGHTS:
           _give(known, atom, terms)
-    return [_terms.distinct(known.get(atom, [])) for atom in program.inputs]
+    return [_terms.distinct(known.get(atom, [])) for atom in program.invars]
 
   def into(
     self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
@@ -83,14 +83,13 @@ class Walk:
       'scan': self._scan,
       'while': self._while,
       'cond': self._cond,
-      'xla_pmap': self._pmap,
     }.get(step.name)
     if flow is not None:
       return flow(step, inner, outs)
     (frame,) = inner
     local = [
       [_resized(term, _jaxpr.shape(atom)) for term in terms]
-      for atom, terms in zip(frame.program.outputs, outs, strict=True)
+      for atom, terms in zip(frame.program.outvars, outs, strict=True)
     ]
     return [
       [_resized(term, shape) for term in terms]
@@ -135,7 +134,7 @@ class Walk:
     test, *bodies = inner
     first = step.params['cond_nconsts']
     start = step.params['body_nconsts']
-    asked = self.run(test, [returned(test.program.outputs[0])])
+    asked = self.run(test, [returned(test.program.outvars[0])])
     carry = [[*a, *b] for a, b in zip(outs, asked[first:], strict=True)]
     found = self._repeat(tuple(bodies), start, carry, [])
     for j, terms in enumerate(carry):
@@ -161,7 +160,7 @@ class Walk:
       The cotangents of the body's inputs.
     """
     begin, frame = frames
-    atoms = frame.program.inputs
+    atoms = frame.program.invars
     total: list[Terms] = [[] for _ in atoms]
     carried = [_novel([], terms) for terms in carry]
     while True:
@@ -191,23 +190,6 @@ class Walk:
       last = first + len(carry)
       total[first:last] = found[first:last]
     return total
-
-  def _pmap(
-    self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
-  ) -> list[Terms]:
-    local = [
-      terms if axis is None else [_without(term, axis) for term in terms]
-      for terms, axis in zip(outs, step.params['out_axes'], strict=True)
-    ]
-    size = step.params['global_axis_size']
-    return [
-      terms
-      if axis is None
-      else [_with(term, axis, _dims.fresh(size, X | C)) for term in terms]
-      for terms, axis in zip(
-        self.run(inner[0], local), step.params['in_axes'], strict=True
-      )
-    ]
 
 
 def returned(atom: Any) -> Terms:

@@ -23,7 +23,7 @@ class Frame:
     self.program = _jaxpr.program_of(jaxpr)
     self.facts: dict[Any, Fact] = {}
     self.inner: dict[int, tuple[Frame, ...]] = {}
-    self.reverse = _jaxpr.backward_in(self.program.equations)
+    self.reverse = _jaxpr.backward_in(self.program.eqns)
     self.same: set[int] = set()
 
   def fact(self, atom: Any) -> Fact:
@@ -49,11 +49,11 @@ class Reader:
   def _run(self, jaxpr: Any, facts: Sequence[Fact]) -> tuple[Facts, Frame]:
     frame = Frame(jaxpr)
     program = frame.program
-    for const in program.consts:
+    for const in program.constvars:
       frame.facts[const] = _facts.constant(_jaxpr.shape(const))
-    frame.facts.update(zip(program.inputs, facts, strict=True))
+    frame.facts.update(zip(program.invars, facts, strict=True))
     copies: dict[Any, Any] = {}
-    for number, equation in enumerate(program.equations):
+    for number, equation in enumerate(program.eqns):
       operands = [frame.fact(atom) for atom in equation.invars]
       if _jaxpr.chooses_one(equation, copies):
         frame.same.add(number)
@@ -61,7 +61,7 @@ class Reader:
       else:
         results = self._equation(frame, number, equation, operands)
       frame.facts.update(zip(equation.outvars, results, strict=True))
-    return [frame.fact(atom) for atom in program.outputs], frame
+    return [frame.fact(atom) for atom in program.outvars], frame
 
   def _equation(
     self, frame: Frame, number: int, equation: Any, operands: Facts
@@ -71,14 +71,13 @@ class Reader:
       'scan': self._scan,
       'while': self._while,
       'cond': self._cond,
-      'xla_pmap': self._pmap,
     }.get(name)
     if flow is not None:
       results, frame.inner[number] = flow(equation, operands)
       return results
     rule = _facts.RULES.get(name)
     if rule is None:
-      jaxpr = called(equation)
+      jaxpr = _jaxpr.callee(equation)
       if jaxpr is not None:
         results, inner = self.run(jaxpr, operands)
         frame.inner[number] = (inner,)
@@ -147,30 +146,3 @@ class Reader:
         for fact in results
       ]
     return results, tuple(frame for _, frame in runs)
-
-  def _pmap(
-    self, equation: Any, operands: Facts
-  ) -> tuple[Facts, tuple[Frame, ...]]:
-    params = equation.params
-    local = [
-      fact
-      if axis is None
-      else fact._replace(varies=fact.varies[:axis] + fact.varies[axis + 1 :])
-      for fact, axis in zip(operands, params['in_axes'], strict=True)
-    ]
-    results, frame = self.run(params['call_jaxpr'], local)
-    return [
-      fact
-      if axis is None
-      else fact._replace(
-        varies=(*fact.varies[:axis], OTHER | WEIGHTS, *fact.varies[axis:])
-      )
-      for fact, axis in zip(results, params['out_axes'], strict=True)
-    ], (frame,)
-
-
-def called(equation: Any) -> Any | None:
-  """The sub-program that an equation calls on its operands, if it does."""
-  if equation.primitive.name == 'shard_map':
-    return equation.params['jaxpr']
-  return _jaxpr.callee(equation)

@@ -1,28 +1,19 @@
 """Programs as JAX traces them: all that depends on JAX's version is here.
 
-It and `_xla` alone touch ``jax.extend``. It turns a function into a
-:class:`Program` of equations and hides what moves between releases of JAX: how
-scans lay out their operands, how sub-programs are stored, where names live.
+It and `_xla` alone touch ``jax.extend``. It traces a function and hides what
+moves between releases of JAX: how scans lay out their operands, how
+sub-programs are stored, where names live.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.extend import core as jex_core
 import jax.numpy as jnp
 
 Equation = jex_core.JaxprEqn
-
-
-class Program(NamedTuple):
-  """A traced function: variables in, equations, variables or literals out."""
-
-  consts: Sequence[Any]
-  inputs: Sequence[Any]
-  equations: Sequence[Equation]
-  outputs: Sequence[Any]
 
 
 def trace(fn: Callable[..., Any], *args: Any) -> Any:
@@ -55,10 +46,9 @@ def is_key(x: Any) -> bool:
   return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
-def program_of(jaxpr: Any) -> Program:
+def program_of(jaxpr: Any) -> jex_core.Jaxpr:
   """Opens a jaxpr, closed or not."""
-  jaxpr = getattr(jaxpr, 'jaxpr', jaxpr)
-  return Program(jaxpr.constvars, jaxpr.invars, jaxpr.eqns, jaxpr.outvars)
+  return getattr(jaxpr, 'jaxpr', jaxpr)
 
 
 def is_literal(atom: Any) -> bool:
@@ -76,25 +66,20 @@ def shape(atom: Any) -> tuple[int, ...]:
   return tuple(getattr(atom.aval, 'shape', ()))
 
 
-def jaxprs_in(equation: Equation) -> list[Any]:
-  """All sub-programs in an equation's parameters, wherever they are.
-
-  They are found by type and not by name, and returned unopened, as their
-  identity tells two calls of one function from calls of two.
-  """
-  return list(_jaxprs(tuple(equation.params.values())))
-
-
 def callee(equation: Equation) -> Any | None:
   """The one sub-program that an equation calls on all of its operands.
 
-  None unless exactly one sub-program takes and returns what the equation does:
-  anything else cannot be called without knowing the primitive.
+  It is found by type, wherever it is among the parameters. None unless exactly
+  one takes and returns what the equation does; `shard_map` splits the arrays.
   """
+  if equation.primitive.name == 'shard_map':
+    return equation.params['jaxpr']
+  whole = _shapes(equation.invars), _shapes(equation.outvars)
   fits = [
     jaxpr
-    for jaxpr in jaxprs_in(equation)
-    if _avals_match(program_of(jaxpr), equation)
+    for jaxpr in _jaxprs(equation.params)
+    for program in [program_of(jaxpr)]
+    if (_shapes(program.invars), _shapes(program.outvars)) == whole
   ]
   return fits[0] if len(fits) == 1 else None
 
@@ -130,33 +115,23 @@ def scopes(equation: Equation) -> tuple[str, ...]:
   return tuple(name for name, scope in _name_stack(equation) if scope)
 
 
-def is_backward(equation: Equation) -> bool:
-  """Whether reverse-mode differentiation made this equation.
-
-  JAX notes the transformations that made an equation; the backward pass is a
-  transposed derivative. A mere transposition (``jax.linear_transpose``) is a
-  forward program of its own.
-  """
-  transforms = _transforms(equation)
-  return (
-    'transpose' in transforms
-    and 'jvp' in transforms[transforms.index('transpose') :]
-  )
-
-
 def backward_in(equations: Sequence[Equation]) -> list[bool]:
   """Which equations of one program reverse-mode differentiation made.
 
-  What it moved out of a loop has forgotten the derivative. It is told by its
-  company: beside transposed derivatives, all that is transposed counts as such.
+  JAX notes the transformations that made an equation; the backward pass is a
+  transposed derivative. What was moved out of a loop has forgotten the
+  derivative: beside transposed derivatives, all that is transposed counts. A
+  mere transposition (``jax.linear_transpose``) is a forward program of its own.
   """
-  if any(map(is_backward, equations)):
-    return ['transpose' in _transforms(e) for e in equations]
-  return [False] * len(equations)
-
-
-def _transforms(equation: Equation) -> list[str]:
-  return [name for name, scope in _name_stack(equation) if not scope]
+  made_by = [
+    [name for name, scope in _name_stack(equation) if not scope]
+    for equation in equations
+  ]
+  reverse = any(
+    'transpose' in names and 'jvp' in names[names.index('transpose') :]
+    for names in made_by
+  )
+  return [reverse and 'transpose' in names for names in made_by]
 
 
 def _name_stack(equation: Equation) -> Iterator[tuple[str, bool]]:
@@ -165,34 +140,14 @@ def _name_stack(equation: Equation) -> Iterator[tuple[str, bool]]:
     yield element.name, type(element).__name__ == 'Scope'
 
 
-@functools.singledispatch
 def _jaxprs(param: Any) -> Iterator[Any]:
-  del param
-  yield from ()
-
-
-@_jaxprs.register(jex_core.Jaxpr)
-@_jaxprs.register(jex_core.ClosedJaxpr)
-def _(param: Any) -> Iterator[Any]:
-  yield param
-
-
-@_jaxprs.register(tuple)
-@_jaxprs.register(list)
-def _(param: Any) -> Iterator[Any]:
-  for item in param:
-    yield from _jaxprs(item)
-
-
-@_jaxprs.register(dict)
-def _(param: Any) -> Iterator[Any]:
-  yield from _jaxprs(tuple(param.values()))
-
-
-def _avals_match(program: Program, equation: Equation) -> bool:
-  return _shapes(program.inputs) == _shapes(equation.invars) and _shapes(
-    program.outputs
-  ) == _shapes(equation.outvars)
+  if isinstance(param, jex_core.Jaxpr | jex_core.ClosedJaxpr):
+    yield param
+  elif isinstance(param, dict):
+    yield from _jaxprs(tuple(param.values()))
+  elif isinstance(param, tuple | list):
+    for item in param:
+      yield from _jaxprs(item)
 
 
 def _shapes(atoms: Sequence[Any]) -> list[tuple[int, ...]]:

@@ -53,12 +53,12 @@ def read(
     else _facts.constant(shape, _facts.OTHER)
     if _jaxpr.is_key(atom)
     else _facts.data(shape)
-    for leaf, shape, atom in zip(leaves, shapes, program.inputs, strict=True)
+    for leaf, shape, atom in zip(leaves, shapes, program.invars, strict=True)
   ]
   results, frame = _forward.Reader().run(jaxpr, facts)
   ends = [
     [_terms.full(_jaxpr.shape(atom), C, _terms.RETURNED, '')]
-    for atom in program.outputs
+    for atom in program.outvars
   ]
   del results
   found = _backward.Walk().run(frame, ends)
