@@ -1,6 +1,7 @@
 """What every value of a program is made of, and the rules of primitives."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+import operator
 from typing import Any, NamedTuple
 
 from optax_gc._infer import dims as _dims
@@ -108,57 +109,34 @@ def _made(operands: Facts) -> Fact:
 
 def elementwise(equation: Any, operands: Facts) -> Facts:
   """Entry by entry."""
-  shape = _jaxpr.shape(equation.outvars[0]) if equation.outvars else ()
-  shapes = [_jaxpr.shape(atom) for atom in equation.invars]
-  varies = [0] * len(shape)
-  for fact, s in zip(operands, shapes, strict=True):
-    if fact.varies:
-      varies = [
-        a | b for a, b in zip(varies, spread(fact, s, shape), strict=True)
-      ]
-  fact = _made(operands)._replace(varies=tuple(varies))
-  return [
-    fact if _jaxpr.shape(out) == shape else _mixed(fact, _jaxpr.shape(out))
-    for out in equation.outvars
-  ]
+  shape = _out(equation)
+  varies = (0,) * len(shape)
+  for fact, atom in zip(operands, equation.invars, strict=True):
+    along = spread(fact, _jaxpr.shape(atom), shape)
+    varies = tuple(map(operator.or_, varies, along))
+  return [_made(operands)._replace(varies=varies)]
 
 
 def _bent(equation: Any, operands: Facts) -> Facts:
-  return [_bend(equation, fact) for fact in elementwise(equation, operands)]
-
-
-def _bend(equation: Any, fact: Fact) -> Fact:
-  if fact.kernel and fact.made & RESCALED and not _rounds(equation):
-    return Fact(DATA | WEIGHTS, fact.varies)
-  return fact._replace(made=fact.made | BENT) if fact.made & PRODUCT else fact
-
-
-def _rounds(equation: Any) -> bool:
-  """Whether it rounds or clips, as quantization does; not at zero."""
-  if equation.primitive.name not in _names.ROUNDS:
-    return False
-  return all(_jaxpr.literal(atom) != 0 for atom in equation.invars)
+  (fact,) = elementwise(equation, operands)
+  # linen/fp8_dense: what is rescaled to be rounded is a kernel still.
+  rounds = equation.primitive.name in _names.ROUNDS
+  if fact.kernel and fact.made & RESCALED and not rounds:
+    return [Fact(DATA | WEIGHTS, fact.varies)]
+  return [fact._replace(made=fact.made | BENT * bool(fact.made & PRODUCT))]
 
 
 def _multiplied(equation: Any, operands: Facts) -> Facts:
   """Weights times one number are weights; an embedding times weights is not."""
   (fact,) = elementwise(equation, operands)
   weights = [operand for operand in operands if operand.kernel]
-  numbers = [operand for operand in operands if not any(operand.varies)]
+  number = any(operand.data and not any(operand.varies) for operand in operands)
   divides = equation.primitive.name == 'div' and operands[0].data
-  one = len(weights) == 1 == len(numbers) and numbers[0].data
-  if fact.data and one and not divides:  # linen/fp8_dense.
-    made = weights[0].made | RESCALED
-    return [Fact(made, fact.varies, weights[0].leaves)]
-  if not fact.data and _picks_beside(operands):
+  if len(weights) == 1 and number and not divides:
+    return [Fact(weights[0].made | RESCALED, fact.varies, weights[0].leaves)]
+  if not fact.data and len({operand.picked for operand in weights}) == 2:
     return [Fact(DATA | WEIGHTS, fact.varies)]
   return [fact]
-
-
-def _picks_beside(operands: Facts) -> bool:
-  return any(fact.picked for fact in operands) and any(
-    fact.kernel and not fact.picked for fact in operands
-  )
 
 
 def _mixed(fact: Fact, shape: Sequence[int]) -> Fact:
@@ -176,41 +154,36 @@ def anything(equation: Any, operands: Facts) -> Facts:
 
 def _moved(equation: Any, operands: Facts) -> Facts:
   """A primitive that moves the dimensions of its first operand."""
-  varies = tuple(_along(equation, operands[0].varies))
-  return [_made(operands)._replace(varies=varies)]
-
-
-def _along(equation: Any, varies: tuple[int, ...]) -> Iterable[int]:
-  params, to = equation.params, _out(equation)
+  params, to, varies = equation.params, _out(equation), operands[0].varies
   shape = _jaxpr.shape(equation.invars[0])
   match equation.primitive.name:
     case 'transpose':
-      return [varies[i] for i in params['permutation']]
+      along = [varies[i] for i in params['permutation']]
     case 'squeeze':
       gone = {d % len(varies) for d in params['dimensions']}
-      return [v for i, v in enumerate(varies) if i not in gone]
+      along = [v for i, v in enumerate(varies) if i not in gone]
     case 'tile':
-      return [v if n > 1 else 0 for n, v in zip(shape, varies, strict=True)]
+      along = [v * (n > 1) for n, v in zip(shape, varies, strict=True)]
     case 'broadcast_in_dim':
-      out = [0] * len(to)
+      along = [0] * len(to)
       for k, d in enumerate(params['broadcast_dimensions']):
-        out[d] = varies[k] if shape[k] == to[d] else 0
-      return out
+        along[d] = varies[k] * (shape[k] == to[d])
     case 'reshape':
       dims = [(Factor(n, v),) for n, v in zip(shape, varies, strict=True)]
-      return map(_dims.label_of, _dims.reshape(dims, to))
+      along = list(map(_dims.label_of, _dims.reshape(dims, to)))
     case name if name in _names.REDUCES:
-      return [v for i, v in enumerate(varies) if i not in params['axes']]
-  return varies
+      along = [v for i, v in enumerate(varies) if i not in params['axes']]
+    case _:
+      along = list(varies)
+  return [_made(operands)._replace(varies=tuple(along))]
 
 
 def _each(equation: Any, operands: Facts) -> Facts:
   """Every operand is passed on; what collectives resize varies everywhere."""
+  shapes = [_jaxpr.shape(out) for out in equation.outvars]
   return [
-    fact
-    if len(fact.varies) == len(_jaxpr.shape(out))
-    else _mixed(fact, _jaxpr.shape(out))
-    for fact, out in zip(operands, equation.outvars, strict=True)
+    fact if len(fact.varies) == len(shape) else _mixed(fact, shape)
+    for fact, shape in zip(operands, shapes, strict=True)
   ]
 
 
@@ -229,23 +202,22 @@ def _looked_up(equation: Any, operands: Facts) -> Facts:
 
 
 def _sliced(equation: Any, operands: Facts) -> Facts:
-  source = operands[0]
-  if not source.kernel and any(fact.chooses for fact in operands[1:]):
-    return [_made([source, data(())])._replace(varies=source.varies)]
-  return [source]
+  source, *places = operands
+  if source.kernel or not any(fact.chooses for fact in places):
+    return [source]
+  return [_made([source, data(())])._replace(varies=source.varies)]
 
 
 def _selected(equation: Any, operands: Facts) -> Facts:
   """Weights that data chose are weights still; a mask makes a matrix."""
-  which, *cases = operands
   (fact,) = elementwise(equation, operands)
-  kind = _made(cases)
+  which, kind = operands[0], _made(operands[1:])
   if kind.kernel and which.chooses:
     made = kind.made | PICKED * any(which.varies)
     return [Fact(made, fact.varies, kind.leaves)]
   if kind.kernel:  # factors/diagonal_gain: `diag(a)` was not repeated.
-    made_by = [v | WEIGHTS * (v == CONSTANT) for v in fact.varies]
-    return [fact._replace(varies=tuple(made_by))]
+    varies = tuple(v | WEIGHTS * (v == CONSTANT) for v in fact.varies)
+    return [fact._replace(varies=varies)]
   return [fact]
 
 
@@ -264,12 +236,11 @@ def _dot(equation: Any, operands: Facts) -> Facts:
   varies += [v for i, v in enumerate(left) if i not in (*ls, *lb)]
   varies += [v for i, v in enumerate(right) if i not in (*rs, *rb)]
   fact = _made(operands)._replace(varies=tuple(varies))
-  if fact.kernel and any(acts(equation, operands, k) for k in (0, 1)):
+  if acts(equation, operands, 0) or acts(equation, operands, 1):
     # What it is repeated along stands for examples.
-    shown = [
-      v or OTHER * (n > 1) for v, n in zip(varies, _out(equation), strict=True)
-    ]
-    return [Fact(DATA | WEIGHTS, tuple(shown))]
+    sizes = zip(varies, _out(equation), strict=True)
+    shown = tuple(v or OTHER * (n > 1) for v, n in sizes)
+    return [Fact(DATA | WEIGHTS, shown)]
   if all(operand.kernel for operand in operands):
     fact = fact._replace(made=fact.made | PRODUCT)
   return [fact]
@@ -314,6 +285,7 @@ def acts(equation: Any, operands: Facts, k: int) -> bool:
 RULES: dict[str, Callable[[Any, Facts], Facts]] = {
   name: rule
   for rule, names in (
+    (_sliced, {'dynamic_slice'}),
     (_moved, _names.RUNS | _names.REDUCES | _names.MOVES),
     (_layer, _names.RAGGED | {'conv_general_dilated'}),
     (_each, _names.PASSES | {'stop_gradient'}),
@@ -324,7 +296,6 @@ RULES: dict[str, Callable[[Any, Facts], Facts]] = {
     (_drawn, _names.DRAWN),
     (_dot, {'dot_general'}),
     (_looked_up, {'gather'}),
-    (_sliced, {'dynamic_slice'}),
     (_selected, {'select_n'}),
   )
   for name in names

@@ -98,7 +98,7 @@ def _dot(step: Step, term: Term) -> list[Term | None]:
 
 def _is_input(side: _Side, term: Term) -> bool:
   """Whether no data multiplies what a constant and a weight make."""
-  if term.has_input or not _terms.varies(term):
+  if term.has_input:
     return False
   # inputs/positions_resized_by_constants: a table is resized, then added;
   # inputs/position_bias_of_a_network: it is bent, or a layer takes it;
@@ -130,37 +130,21 @@ def _layer(side: _Side, term: Term) -> Term:
   weighed = term.sign == _terms.WEIGHED_LATER and side.summed
   if weighed or term.sign == _terms.SUMMED_BEFORE:
     return side.closed(LOST, _policy.WEIGHED)
-  if side.partner.data and _Side(step, 1 - side.k).weighs():
+  if _Side(step, 1 - side.k).weighs():
     return side.closed(UNCLEAR, _policy.WEIGHED)
-  # layers/experts_dense: after a sum, an inner product is complete.
-  outputs = not side.summed and any(
-    _dims.label_of(term.dims[i]) & C for _, i in side.mine
-  )
-  # algebra/batched_product_and_sum_before_scores.
-  sums = any(
-    shape[d] > 1 and varies[e] and not _dims.label_of(term.dims[b])
-    for d, e, b in side.batch
-  )
 
   def shared(label: int, e: int) -> int:
     # algebra/experts_weighed_by_a_parameter: no part of the product.
-    complete = sums or (label == WEIGHED and side.summed)
-    if complete and label in (X, WEIGHED):
-      return X | C
-    brings = varies[e] or not (label or side.partner.data)
-    return met(label, bool(brings), outputs)
+    # layers/experts_dense: after a sum, an inner product is complete.
+    both = label in (X, WEIGHED)
+    return X | C if both else met(label, bool(varies[e]), not side.summed)
 
   dims: list[Dim] = [()] * len(shape)
   for d, e in side.summed:
     brings = varies[e] or not side.partner.data
     dims[d] = _dims.fresh(shape[d], X if brings else 0)
   for d, e, b in side.batch:
-    # algebra/query_for_one_example_with_heads: one is a batch, too.
-    dims[d] = (
-      _dims.fresh(1, X | C)
-      if shape[d] == 1
-      else tuple(f._replace(label=shared(f.label, e)) for f in term.dims[b])
-    )
+    dims[d] = tuple(f._replace(label=shared(f.label, e)) for f in term.dims[b])
   for d, i in side.mine:
     dims[d] = _dims.relabel(term.dims[i], C)
   return term._replace(
@@ -180,13 +164,11 @@ def _through(side: _Side, term: Term) -> Term:
   def after(label: int, e: int | None) -> int:
     if data:
       return label | X * bool(e is not None and varies[e])
-    alone = C if side.theirs else WEIGHED
-    brings = e is not None and side.partner.kernel and varies[e]
-    return C if label else alone * bool(brings)
+    return C if label or (e is not None and varies[e]) else 0
 
   dims: list[Dim] = [()] * len(shape)
   for d, e in side.summed:
-    label = 0 if weighs or not varies[e] else X if data else C
+    label = 0 if weighs else X if data else C
     dims[d] = _dims.fresh(shape[d], label)
   for d, e, b in side.batch:
     dims[d] = tuple(f._replace(label=after(f.label, e)) for f in term.dims[b])
@@ -197,7 +179,6 @@ def _through(side: _Side, term: Term) -> Term:
   return term._replace(
     dims=tuple(dims),
     ident=_dims.new_key(),
-    place=side.step.place,
     sign=_terms.WEIGHED_LATER if weighs else '',
   )
 
@@ -223,70 +204,46 @@ def _factor(side: _Side, term: Term) -> Term:
 
 def _linked(side: _Side, term: Term) -> Term:
   """A factor of a kernel: the sum hands on what the other factor brings."""
-  varies = side.partner.varies
-  brought = [term.dims[i] for e, i in side.theirs if varies[e]]
-  gone = [i for _, i in side.theirs]
-  away = set(map(_dims.label_of, brought))
-  left = {
-    _dims.label_of(dim) for i, dim in enumerate(term.dims) if i not in gone
-  } - {0}
-  link = _dims.label_of(f for dim in brought for f in dim)
+  brought = [factor for _, i in side.theirs for factor in term.dims[i]]
   # structure/mixture_of_kernels: the results of whole kernels are weighed.
-  if X in away and (C in left or (C in away and not left)):
-    link = X
-  tied: frozenset[int] = frozenset()
-  part = False
-  for factor in (f for dim in brought for f in dim):
-    tied |= factor.tied
-    # factors/diagonal_gain_of_half.
-    part = part or (factor.region is not None and bool(factor.label & X))
-  along = [i for e, i in side.theirs if varies[e]]
-  along += [b for _, e, b in side.batch if varies[e]]
+  mixed = any(_dims.label_of(term.dims[i]) == X for _, i in side.theirs)
+  link = X if mixed else _dims.label_of(brought)
+  # factors/diagonal_gain_of_half.
+  part = any(factor.region is not None for factor in brought)
+  gone = [i for _, i in side.theirs]
+  along = [*gone, *(b for *_, b in side.batch)]
   term = _terms.sum_over(_terms.scaled(term, along), gone, mixed=False)
   dims: list[Dim] = [()] * len(side.shape)
-  for d, e in side.summed:
+  for d, _ in side.summed:
     region = _dims.NOWHERE if part else None
-    label = link if varies[e] else 0
-    dims[d] = (Factor(side.shape[d], label, _dims.new_key(), tied, region),)
+    dims[d] = (Factor(side.shape[d], link, _dims.new_key(), region=region),)
   places = [d for d, *_ in (*side.batch, *side.mine)]
   for d, dim in zip(places, term.dims, strict=True):
     dims[d] = dim
   term = term._replace(dims=tuple(dims))
-  if not side.summed and gone and term.use == CONTRACTS:
+  if not side.summed and term.use == CONTRACTS:
     return term._replace(use=GAIN)  # algebra/gain_of_two_axes_by_einsum.
   if term.use == _terms.ONTO_INPUT:  # kernels/low_rank_onto_a_frozen_base.
-    return term._replace(use=CONTRACTS, sign=_terms.KERNEL)
+    return term._replace(use=CONTRACTS)
   return term
 
 
 def _convolved(step: Step, term: Term) -> list[Term | None]:
-  numbers = step.params['dimension_numbers']
-  outputs = _dims.label_of(term.dims[numbers.out_spec[1]])
-  place = step.place
-  if step.params['feature_group_count'] > 1:
-    place = place.replace(step.name, f'{step.name} {_terms.IN_GROUPS}', 1)
+  numbers, place = step.params['dimension_numbers'], step.place
   found: list[Term | None] = [None, None]
-  for k, spec in enumerate((numbers.lhs_spec, numbers.rhs_spec)):
-    fact, partner = step.facts[k], step.facts[1 - k]
-    if k not in step.held():
-      continue
-    acts = fact.data if partner.data else step.data or not term.has_input
-    if k == 0 and acts:
+  for k in step.held():
+    shape = step.shapes[k]
+    if not step.data:
+      found[k] = _terms.closed(shape, LOST, f'no data enters {place}')
+    elif k == 0 and (step.facts[0].data or not step.facts[1].data):
       # Also what patches are cut out of by a constant kernel.
-      found[k] = _terms.full(step.shapes[k], C, _terms.ACTS, step.place)
-    elif step.data or (partner.constant and not term.has_input):
-      dims = [_dims.fresh(n, X) for n in step.shapes[k]]
-      dims[spec[0]] = _dims.fresh(step.shapes[k][spec[0]], C * bool(outputs))
-      found[k] = Term(
-        tuple(dims),
-        _dims.new_key() if fact.data else term.ident,
-        (_dims.new_key(),) if step.data else (),
-        CONTRACTS,
-        place,
-      )
+      found[k] = _terms.full(shape, C, _terms.ACTS, place)
     else:
-      why = f'no data enters {step.place}'
-      found[k] = _terms.closed(step.shapes[k], LOST, why)
+      spec = (numbers.lhs_spec, numbers.rhs_spec)[k]
+      dims = tuple(
+        _dims.fresh(n, C if i == spec[0] else X) for i, n in enumerate(shape)
+      )
+      found[k] = Term(dims, term.ident, (_dims.new_key(),), CONTRACTS, place)
   return found
 
 
@@ -314,13 +271,9 @@ def _reduced(step: Step, term: Term) -> list[Term | None]:
     for i, n in enumerate(step.shapes[0])
   )
   term = term._replace(dims=dims)
-  if term.sign == _terms.WEIGHED_LATER and any(
-    step.shapes[0][i] > 1 for i in gone
-  ):
+  if term.sign == _terms.WEIGHED_LATER:
     term = term._replace(sign=_terms.SUMMED_BEFORE)
-  if fact.data or step.name == 'reduce_sum':
-    return [term]
-  return [_terms.scaled(term, [i for i, v in enumerate(fact.varies) if v])]
+  return [term]
 
 
 RULES: dict[str, Rule] = {
