@@ -109,7 +109,10 @@ class Walk:
   ) -> list[Terms]:
     constants, carried = _jaxpr.scan_layout(step.equation)
     first = constants + carried
-    rows = [[_without(t, 0) for t in terms] for terms in outs[carried:]]
+    rows = [
+      [term._replace(dims=term.dims[1:]) for term in terms]
+      for terms in outs[carried:]
+    ]
     found = self._repeat(inner, constants, outs[:carried], rows)
     for j in range(carried):
       found[constants + j] = [*found[constants + j], *outs[j]]
@@ -120,10 +123,16 @@ class Walk:
       for term in terms
       if not any(outs[:carried])
     }
-    length = step.params['length']
     for k in range(first, len(found)):
       found[k] = [
-        _with(term, 0, stacks.get(term.ident) or _dims.fresh(length, X | C))
+        # Each slice of a stack has a cotangent of its own.
+        term._replace(
+          dims=(
+            stacks.get(term.ident) or _dims.fresh(step.params['length'], X | C),
+            *term.dims,
+          ),
+          ident=_dims.new_key() if term.open else term.ident,
+        )
         for term in found[k]
       ]
     return found
@@ -232,18 +241,6 @@ def _earlier(term: Term, same: set[int]) -> Term:
   if not term.open or term.ident in same:
     return term
   return term._replace(ident=hash((term.ident, 'earlier')))
-
-
-def _without(term: Term, axis: int) -> Term:
-  return term._replace(dims=(*term.dims[:axis], *term.dims[axis + 1 :]))
-
-
-def _with(term: Term, axis: int, dim: _dims.Dim) -> Term:
-  """Each slice of a stack has a cotangent of its own."""
-  return term._replace(
-    dims=(*term.dims[:axis], dim, *term.dims[axis:]),
-    ident=_dims.new_key() if term.open else term.ident,
-  )
 
 
 def _resized(term: Term, shape: Sequence[int]) -> Term:

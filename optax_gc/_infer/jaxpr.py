@@ -46,7 +46,7 @@ def is_key(x: Any) -> bool:
   return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
-def program_of(jaxpr: Any) -> jex_core.Jaxpr:
+def program_of(jaxpr: Any) -> Any:
   """Opens a jaxpr, closed or not."""
   return getattr(jaxpr, 'jaxpr', jaxpr)
 

@@ -98,7 +98,7 @@ def _dot(step: Step, term: Term) -> list[Term | None]:
 
 def _is_input(side: _Side, term: Term) -> bool:
   """Whether no data multiplies what a constant and a weight make."""
-  if term.has_input:
+  if term.has_input or not _terms.varies(term):
     return False
   # inputs/positions_resized_by_constants: a table is resized, then added;
   # inputs/position_bias_of_a_network: it is bent, or a layer takes it;
@@ -167,7 +167,7 @@ def _through(side: _Side, term: Term) -> Term:
     return C if label or (e is not None and varies[e]) else 0
 
   dims: list[Dim] = [()] * len(shape)
-  for d, e in side.summed:
+  for d, _ in side.summed:
     label = 0 if weighs else X if data else C
     dims[d] = _dims.fresh(shape[d], label)
   for d, e, b in side.batch:

@@ -177,6 +177,7 @@ def recurrent(b: Builder, x) -> Sub:
   """A state that starts from zeros; a scan or an unrolled loop."""
   steps, features = _with_rank(x.shape, 2)
   hidden, unroll = b.size(), b.source.chance(30)
+  hidden += hidden == features  # One leaf of both kernels is one vector a unit.
   wx, wh, offset = b.name(), b.name(), b.name()
   weights = {
     wx: kernel((features, 2 * hidden), 0),

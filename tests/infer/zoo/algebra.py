@@ -648,6 +648,13 @@ def rows_that_meet_data(p, x, j):
   return jnp.einsum('bi,bi->b', x, p['u'][j])
 
 
+@program('bo', '#b', u='vi! rows that data picked')
+def padded_rows_that_meet_data(p, x, j):
+  """Zeros around a row do not make it a kernel."""
+  rows = jnp.pad(p['u'][j], ((0, 0), (1, 0)))
+  return jnp.einsum('bi,bi->b', jnp.resize(x, rows.shape), rows)
+
+
 @program('bti', '#bt', v='vi! rows that data picked')
 def rows_that_data_average(p, x, tokens):
   """Attention averages looked-up rows: the sum runs over their places."""

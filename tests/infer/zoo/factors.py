@@ -166,6 +166,12 @@ def update_picked_by_data(p, x, task):
   return x @ (p['w'] + p['a'][task] @ p['b'][task])
 
 
+@program('bi', c='ii! used with axes (0,) and (1,)', f='ii! a factor of a')
+def base_that_is_a_factor(p, x):
+  """What is added to the kernel is made of it, and turned."""
+  return x @ (p['c'] + (p['f'] @ p['c']).T)
+
+
 @program('bi', a='Hd', b='D[io]', one='h', other='h')
 def hypernetwork_on_a_chosen_code(p, x):
   """Data choose the code, as a lookup would: its makers are layers."""

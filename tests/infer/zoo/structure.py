@@ -825,9 +825,9 @@ def gathered_over_members(p, x):
   return jax.vmap(member, axis_name='i')(p['w'])
 
 
-@program('xbi', w='xIo')
+@program('xbi', w='xIo?')
 def pmap(p, x):
-  """`pmap` over one device: its axis is a batch axis of size one."""
+  """Its axis is a batch axis of size one; before JAX 0.8, it is not read."""
   fn = jax.pmap(lambda w, x: lax.pmean(x @ w, 'd'), axis_name='d')
   return fn(p['w'], x)
 
