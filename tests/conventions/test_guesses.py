@@ -4,8 +4,6 @@ import warnings
 
 import equinox as eqx
 from flax import nnx
-import flax.linen as nn
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
@@ -82,56 +80,11 @@ def params_of(make):
   return nnx.state(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param)
 
 
-class ResNet(nn.Module):
-  """Blocks of convolutions without biases, as linen's example has them."""
-
-  @nn.compact
-  def __call__(self, x):
-    for features in (8, 8, 16):
-      y = nn.Conv(features, (3, 3), use_bias=False)(x)
-      y = nn.relu(nn.BatchNorm(use_running_average=True)(y))
-      y = nn.Conv(features, (3, 3), use_bias=False)(y)
-      x = y + nn.Conv(features, (1, 1), use_bias=False, name='conv_proj')(x)
-      break
-    return nn.Dense(4)(x.mean((1, 2)))
-
-
-class Language(nn.Module):
-  """A table, attention without biases, an LSTM, a head."""
-
-  @nn.compact
-  def __call__(self, ids):
-    x = nn.Embed(11, 8)(ids)
-    x = x + nn.MultiHeadDotProductAttention(2, use_bias=False)(x)
-    x = nn.RNN(nn.LSTMCell(8))(nn.LayerNorm()(x))
-    return nn.Dense(11, use_bias=False)(nn.RNN(nn.GRUCell(8))(x))
-
-
-def haiku_net(x):
-  x = hk.nets.ResNet18(4, resnet_v2=True)(x, True)
-  x = hk.Conv2DTranspose(4, 3)(x[:, None, None])
-  x = hk.MultiHeadAttention(2, 4, w_init=hk.initializers.Constant(1))(
-    *[x.mean(1)] * 3
-  )
-  return hk.dynamic_unroll(hk.GRU(4), x, hk.GRU(4).initial_state(1))
-
-
-IMAGES = jnp.ones((1, 16, 16, 3))
 ORDINARY = {
-  'linen ResNet': lambda: jax.eval_shape(
-    ResNet().init, jax.random.key(0), IMAGES
-  )['params'],
-  'linen text': lambda: jax.eval_shape(
-    Language().init, jax.random.key(0), jnp.ones((1, 5), int)
-  )['params'],
-  'haiku': lambda: jax.eval_shape(
-    hk.transform_with_state(haiku_net).init, jax.random.PRNGKey(0), IMAGES
-  )[0],
-  'lstm': lambda: params_of(lambda rngs: models.LSTM(11, rngs=rngs)),
-} | {
   name: lambda cls=cls: params_of(lambda rngs: cls((8, 8, 1), 10, rngs))
   for name, cls in networks.MODELS.items()
 }
+ORDINARY['lstm'] = lambda: params_of(lambda rngs: models.LSTM(11, rngs=rngs))
 for model, count in {
   **{'resnet18': 4, 'resnet50': 4, 'resnext29': 3, 'vgg11': 5},
   **{'densenet121': 4, 'mobilenetv2': 7},

@@ -133,20 +133,21 @@ def one_process(tmp_path_factory):
   return settings.out
 
 
+def of_processes(count, tmp_path_factory):
+  folder = tmp_path_factory.mktemp(str(count))
+  codes, printed = run(folder, folder / 'logs', count)
+  assert codes == [0] * count, printed
+  return folder
+
+
 @pytest.fixture(scope='module')
 def two_processes(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('two')
-  codes, printed = run(folder, folder / 'logs', 2)
-  assert codes == [0, 0], printed
-  return folder
+  return of_processes(2, tmp_path_factory)
 
 
 @pytest.fixture(scope='module')
 def four_processes(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('four')
-  codes, printed = run(folder, folder / 'logs', 4)
-  assert codes == [0] * 4, printed
-  return folder
+  return of_processes(4, tmp_path_factory)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from examples.paper import (
 from examples.paper.config import Config, pairing
 from examples.paper.experiments import DIGITS
 from examples.paper.panels import PAIR, Panel, Unit, arms, units
+from tests.examples.paper import record
 
 CNN = dataclasses.replace(
   DIGITS,
@@ -193,28 +194,6 @@ def test_units_of_several_seeds_keep_pairs_whole():
     assert {pairing(unit.config) for unit in pair} == {config}
 
 
-def test_at_size_has_the_published_networks_in_their_order():
-  assert list(at_size.AT_SIZE) == [
-    'at_size_group_norm',
-    'at_size_optimizers',
-    'at_size_architectures',
-    'at_size_language',
-  ]
-  mine = runs.shares(at_size.AT_SIZE, (0, 1))
-  # SGDM's runs are those of batch normalization, once.
-  assert [sum(len(u.seeds) for u in us) for us in mine.values()] == [
-    40,
-    20,
-    18,
-    6,
-  ]
-  language = at_size.AT_SIZE['at_size_language'].panels
-  task = tasks.text_network(language['transformer, AdamW'].arms['GC'])
-  params, _ = jax.eval_shape(task.init, jax.random.key(0))
-  sizes = [leaf.size for leaf in jax.tree.leaves(params)]
-  assert sum(sizes) == 10_916_736
-
-
 # What is refused, before anything is compiled.
 
 
@@ -241,27 +220,16 @@ def stopped(monkeypatch, experiment, *arguments):
   ],
 )
 def test_a_run_is_not_paired_with_one_made_otherwise(
-  config, changes, message, tmp_path, monkeypatch, made_record
+  config, changes, message, tmp_path, monkeypatch
 ):
   recorded = dataclasses.replace(config, dtype=changes.pop('dtype', 'float32'))
-  records.append(tmp_path / 'a.jsonl', [made_record(recorded) | changes])
+  records.append(tmp_path / 'a.jsonl', [record(recorded) | changes])
   experiment = cli.EXPERIMENTS['wrong_axes']._replace(
     panels={'a': Panel(arms(config, PAIR), 2)}
   )
   said = stopped(monkeypatch, experiment, '--out', str(tmp_path))
   assert message in said
   assert 'Give another folder, --out' in said
-
-
-@pytest.fixture
-def made_record():
-  def make(config):
-    curves = {'train_loss': np.ones(config.epochs)}
-    return records.make_record(
-      'a', config, 0, curves, seconds=1.0, cpu_seconds=1.0
-    )
-
-  return make
 
 
 def test_too_few_minutes_for_a_pair_are_refused(tmp_path, monkeypatch):

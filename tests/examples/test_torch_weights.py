@@ -6,7 +6,6 @@ import struct
 import zipfile
 
 from flax import nnx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -149,21 +148,15 @@ def test_missing_weights_say_what_to_install(monkeypatch):
 # own forward pass from the same pixels and weights.
 PYTORCH = {
   # Palace, monastery, bell tower, boathouse, lakeshore.
-  'china.jpg': {
-    698: 14.76115,
-    663: 13.30621,
-    442: 11.37654,
-    449: 11.15388,
-    975: 11.11912,
-  },
+  'china.jpg': (
+    [698, 663, 442, 449, 975],
+    [14.76115, 13.30621, 11.37654, 11.15388, 11.11912],
+  ),
   # Honeycomb, mushroom, hen-of-the-woods, earthstar, bee: no class is a dahlia.
-  'flower.jpg': {
-    599: 12.62276,
-    947: 11.31994,
-    996: 10.18051,
-    995: 10.05225,
-    309: 9.87949,
-  },
+  'flower.jpg': (
+    [599, 947, 996, 995, 309],
+    [12.62276, 11.31994, 10.18051, 10.05225, 9.87949],
+  ),
 }
 
 
@@ -202,10 +195,9 @@ def test_photos_are_recognized_as_by_pytorch(weights, name):
   x = jnp.float32(photo(name))[None]
   (logits,) = nnx.jit(lambda model, x: model(x))(model, x)
   best = np.argsort(-logits)[:5]
-  assert best.tolist() == list(PYTORCH[name])
-  np.testing.assert_allclose(
-    logits[best], list(PYTORCH[name].values()), rtol=1e-4
-  )
+  classes, values = PYTORCH[name]
+  assert best.tolist() == classes
+  np.testing.assert_allclose(logits[best], values, rtol=1e-4)
 
 
 def test_the_head_may_stay(weights):
@@ -241,18 +233,3 @@ def test_weights_that_are_absent(tmp_path):
   model = nnx.eval_shape(lambda: mobilenet_of(16))
   with pytest.raises(ValueError, match=r'has no features\.0\.0\.weight'):
     torch_weights.load_mobilenet(model, path)
-
-
-def test_every_weight_of_the_file_is_used(weights):
-  tensors = torch_weights.read(weights)
-  model = mobilenet_of(1000)
-  torch_weights.load_mobilenet(model, weights)
-  _, params, rest = nnx.split(model, nnx.Param, ...)
-
-  def sums(arrays):
-    return sorted(float(np.asarray(a, np.float64).sum()) for a in arrays)
-
-  arrays = [a for k, a in tensors.items() if not k.endswith('tracked')]
-  np.testing.assert_allclose(
-    sums(jax.tree.leaves((params, rest))), sums(arrays), rtol=1e-6, atol=1e-6
-  )
