@@ -3,10 +3,11 @@
   python -m tests.mutate [PART...] [--jobs N] [--new] [--table]
 
 runs, for each place in `mutants.toml` whose file's path holds a PART, the tests
-listed with it in a copy of the repository. A mutant that no test notices
-survives; where that is right, the list says why. Results are kept in
-`mutants.json` and written as a table to `mutants.md`; `--new` runs only what is
-not there yet for the file and the tests as they are, `--table` runs nothing.
+listed with it in a copy of the repository, first the one that failed last time.
+A mutant that no test notices survives; where that is right, the list says why.
+Results are kept in `mutants.json`, each as soon as it is there, and written as
+a table to `mutants.md`; `--new` runs only what is not there yet for the file
+and the tests as they are, `--table` runs nothing.
 
 Tools that change every operator (mutmut, cosmic-ray) do not fit: each mutant
 costs the compilation of its tests' programs, so that those are chosen by hand
@@ -38,7 +39,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 LIST, RESULTS, TABLE = (
   ROOT / 'tests' / f'mutants.{kind}' for kind in ('toml', 'json', 'md')
 )
-COPIED = ('optax_gc', 'tests', 'docs', 'README.md', 'pyproject.toml')
+COPIED = (
+  'optax_gc',
+  'examples',
+  'tests',
+  'docs',
+  'README.md',
+  'pyproject.toml',
+)
 SECONDS = 1800  # More than any file's tests take.
 FORK = multiprocessing.get_context('fork')
 FRAMEWORKS = ('chex', 'equinox', 'flax.nnx', 'haiku', 'hypothesis', 'optax')
@@ -92,15 +100,14 @@ def mutants() -> list[Mutant]:
 def copy() -> Iterator[pathlib.Path]:
   """A folder with what the tests need."""
   with tempfile.TemporaryDirectory() as name:
-    folder = pathlib.Path(name)
     for part in COPIED:
-      source = ROOT / part
+      source, target = ROOT / part, pathlib.Path(name, part)
       if source.is_dir():
-        ignored = shutil.ignore_patterns('__pycache__', '_build')
-        shutil.copytree(source, folder / part, ignore=ignored)
+        ignored = shutil.ignore_patterns('__pycache__', '_build', 'results')
+        shutil.copytree(source, target, ignore=ignored)
       else:
-        shutil.copy(source, folder / part)
-    yield folder
+        shutil.copy(source, target)
+    yield pathlib.Path(name)
 
 
 def run_tests(folder: pathlib.Path, tests: tuple[str, ...]) -> tuple[int, str]:
@@ -129,23 +136,15 @@ def _run_pytest(folder, tests, printed) -> None:
   for name in list(sys.modules):
     if name.split('.')[0] in ('tests', 'optax_gc'):
       del sys.modules[name]
-  options = [
-    '-x',
-    '-q',
-    '-n',
-    '0',
-    '-p',
-    'no:randomly',
-    '-p',
-    'no:cacheprovider',
-  ]
+  plugins = 'no:randomly', 'no:cacheprovider'
+  options = ['-xq', '-n0', *(f'-p{plugin}' for plugin in plugins)]
   options += ['-W', 'ignore::pytest.PytestAssertRewriteWarning']
   code = pytest.main([*options, *tests])
   sys.stdout.flush()
   os._exit(int(code))
 
 
-def try_out(mutant: Mutant) -> dict[str, object]:
+def try_out(mutant: Mutant, killer: str) -> dict[str, object]:
   """Breaks a copy, runs the tests there, and says what came out."""
   start = time.monotonic()
   with copy() as folder:
@@ -153,7 +152,11 @@ def try_out(mutant: Mutant) -> dict[str, object]:
     source = path.read_text()
     assert source.count(mutant.text) == 1
     path.write_text(source.replace(mutant.text, mutant.replacement))
-    code, printed = run_tests(folder, mutant.tests)
+    code = 0
+    if killer:
+      code, printed = run_tests(folder, (killer,))
+    if code != 1:  # It is not there any more, or does not notice.
+      code, printed = run_tests(folder, mutant.tests)
   failed = re.findall(r'^(?:FAILED|ERROR) (\S+)', printed, re.MULTILINE)
   if code not in (0, 1, 2, -1) or (code in (1, 2) and not failed):
     raise RuntimeError(f'pytest did not run for {mutant}: {printed}')
@@ -226,9 +229,19 @@ def main() -> None:
   # No device has been touched yet, so that forks are safe.
   warnings.filterwarnings('ignore', message='os.fork')
   warnings.filterwarnings('ignore', message='.*multi-threaded')
+  todo = [] if options.table else chosen
+  with copy() as folder:  # What does not import tells nothing.
+    tests = {test for mutant in todo for test in mutant.tests}
+    code, printed = run_tests(folder, ('--collect-only', *sorted(tests)))
+    if todo and code:
+      raise SystemExit(printed)
   with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-    todo = [] if options.table else chosen
-    running = {pool.submit(try_out, mutant): mutant for mutant in todo}
+    running = {
+      pool.submit(
+        try_out, mutant, results.get(name(mutant), {}).get('by')
+      ): mutant
+      for mutant in todo
+    }
     for future in concurrent.futures.as_completed(running):
       mutant, result = running[future], future.result()
       results[name(mutant)] = result
