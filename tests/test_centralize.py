@@ -126,17 +126,6 @@ def test_every_dtype_is_kept_and_rounded_once(dtype, jit, x64):
   assert difference.max() <= (4 * eps if eps < 1e-6 else 0)
 
 
-def test_float64_is_computed_in_float64(x64):
-  g = np.random.default_rng(0).normal(size=(1000, 3)) + 1e6
-  got = optax_gc.centralize(g, 0)
-  assert np.abs(np.asarray(got).mean(0)).max() < 1e-9
-
-
-def test_complex_mean_is_complex():
-  g = jnp.array([[1 + 2j], [3 - 4j]])
-  np.testing.assert_allclose(optax_gc.centralize(g, 0), [[-1 + 3j], [1 - 3j]])
-
-
 def test_float16_does_not_overflow_over_a_million_elements():
   g = np.full((1_000_000, 1), 60000, np.float16)
   g[::2] = 59968
@@ -163,10 +152,6 @@ def test_a_bad_number_stays_in_its_weight_vector(bad, dtype):
 def test_vectors_of_one_element_or_none_are_left_alone(shape):
   g = jnp.ones(shape)
   assert optax_gc.centralize(g, 0) is g
-
-
-def test_nothing_to_reduce_returns_the_array():
-  g = jnp.ones((3, 2))
   assert optax_gc.centralize(g, ()) is g
 
 
@@ -232,19 +217,13 @@ def test_alias():
 
 def test_is_stateless_and_needs_no_params():
   tx = optax_gc.gradient_centralization()
-  g = {'w': jnp.array([[1.0], [3.0]])}
+  g = {'w': jnp.arange(6.0).reshape(3, 2), 'b': jnp.arange(2.0)}
   state = tx.init(g)
   assert state == optax.EmptyState()
   updates, new_state = tx.update(g, state)
-  np.testing.assert_array_equal(updates['w'], [[-1.0], [1.0]])
+  np.testing.assert_array_equal(updates['w'], g['w'] - g['w'].mean(0))
+  assert updates['b'] is g['b']
   assert new_state == state
-
-
-def test_a_raw_dict_is_centralized():
-  g = {'w': jnp.arange(6.0).reshape(3, 2), 'b': jnp.arange(2.0)}
-  got = update(optax_gc.gc(), g)
-  np.testing.assert_array_equal(got['w'], g['w'] - g['w'].mean(0))
-  assert got['b'] is g['b']
 
 
 def test_what_has_no_weight_vectors_passes_through_untouched():

@@ -113,20 +113,14 @@ def replicated(make):
 
 def accumulated(make):
   """Two half batches to each step."""
-
-  def step_twice(tx):
-    step = make_step(tx)
-
-    def both(params, state, x, y):
-      for half in (slice(None, None, 2), slice(1, None, 2)):
-        params, state = step(params, state, x[half], y[half])
-      return params, state
-
-    return both
-
-  tx, mesh = optax.MultiSteps(make(), every_k_schedule=2), make_mesh()
-  params = shard(mesh, initial(), SPECS)
-  return loop(jax.jit(step_twice(tx)), params, jax.jit(tx.init)(params))
+  tx = optax.MultiSteps(make(), every_k_schedule=2)
+  params = shard(make_mesh(), initial(), SPECS)
+  state, step = jax.jit(tx.init)(params), jax.jit(make_step(tx))
+  for i in range(STEPS):
+    for start in (0, 1):
+      half = (x[start::2] for x in batch(i))
+      params, state = step(params, state, *half)
+  return params
 
 
 def explicit(make):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from examples import text, transformer
-import optax_gc
 
 SMALL = transformer.Config(
   length=8, layers=2, features=8, heads=2, hidden=16, vocabulary=256
@@ -93,24 +92,3 @@ def test_the_model_is_causal(network, params):
   later, earlier = tokens.at[0, 5].set(9), tokens.at[0, 3].set(9)
   assert loss_at(4, tokens) == pytest.approx(loss_at(4, later), abs=1e-6)
   assert abs(loss_at(4, tokens) - loss_at(4, earlier)) > 1e-4
-
-
-def test_the_axes_are_read_through_the_stack(network, params):
-  tokens = jax.ShapeDtypeStruct((2, 8), 'int32')
-  axes = optax_gc.infer_weight_axes(
-    network.loss, params, tokens, tokens, strict=True
-  )
-  found = {
-    row.path.removesuffix('/kernel'): row.reduction_axes
-    for row in optax_gc.summary(params, axes)
-    if row.reduction_axes
-  }
-  assert found == {
-    'blocks/attention/query': (1,),
-    'blocks/attention/key': (1,),
-    'blocks/attention/value': (1,),
-    'blocks/attention/out': (1, 2),
-    'blocks/up': (1,),
-    'blocks/down': (1,),
-    'head': (0,),
-  }

@@ -264,23 +264,3 @@ def test_lstm_reads_the_past_alone():
   assert logits.shape == (2, 9, 50)
   np.testing.assert_array_equal(logits[:, :5], changed[:, :5])
   assert (abs(logits - changed)[:, 5:].max((0, 2)) > 1e-6).all()
-
-
-def test_lstm_axes():
-  graph, params, rest = shapes(
-    lambda: models.LSTM(50, width=16, depth=1, rngs=nnx.Rngs(0))
-  )
-
-  def apply(params, rest, x):
-    return nnx.merge(graph, params, rest)(x)
-
-  tokens = jax.ShapeDtypeStruct((2, 7), jnp.int32)
-  axes = optax_gc.infer_weight_axes(apply, params, rest, tokens)
-  for tree in (axes, None):
-    rows = optax_gc.summary(params, tree)
-    assert {r.path: r.reduction_axes for r in rows if len(r.shape) > 1} == {
-      'embed/embedding': (),
-      'head/kernel': (0,),
-      'layer0/cell/dense_h/kernel': (0,),
-      'layer0/cell/dense_i/kernel': (0,),
-    }

@@ -22,9 +22,8 @@ NAMES = ('sgd', 'sgdw', 'adam', 'adamw', 'adagrad', 'radam', 'ranger', 'lion')
 ADAPTIVE = NAMES[2:]
 MAKERS = {
   name: functools.partial(getattr(optax_gc.optimizers, name), 0.1)
-  for name in NAMES
-}
-MAKERS |= {
+  for name in ('sgdw', 'adam', 'adagrad', 'radam', 'lion')
+} | {
   'sgd with all': functools.partial(
     optax_gc.optimizers.sgd, 0.1, 0.9, weight_decay=0.1, dampening=0.5
   ),
@@ -61,41 +60,31 @@ def run(tx, params, gradient, steps=12):
   return out
 
 
+DECAY = {'weight_decay': 0.1}
+MOMENTUM = {'momentum': 0.9, **DECAY}
 FORMULAS = {
-  'sgd': (reference.sgd, {'momentum': 0.9, 'weight_decay': 0.1}),
-  'sgd nesterov': (
-    reference.sgd,
-    {'momentum': 0.9, 'nesterov': True, 'weight_decay': 0.1},
-  ),
-  'sgd dampened': (
-    reference.sgd,
-    {'momentum': 0.9, 'dampening': 0.9, 'weight_decay': 0.1},
-  ),
-  'sgdw': (
-    functools.partial(reference.sgd, decoupled=True),
-    {'momentum': 0.9, 'weight_decay': 0.1},
-  ),
-  'adam': (reference.adam, {'weight_decay': 0.1}),
-  'adamw': (
-    functools.partial(reference.adam, decay='decoupled'),
-    {'weight_decay': 0.1},
-  ),
+  'sgd': (reference.sgd, MOMENTUM),
+  'sgd nesterov': (reference.sgd, {'nesterov': True, **MOMENTUM}),
+  'sgd dampened': (reference.sgd, {'dampening': 0.9, **MOMENTUM}),
+  'sgdw': (functools.partial(reference.sgd, decoupled=True), MOMENTUM),
+  'adam': (reference.adam, DECAY),
+  'adamw': (functools.partial(reference.adam, decay='decoupled'), DECAY),
   'adagrad': (
     reference.adagrad,
-    {'initial_accumulator_value': 0.1, 'eps': 1e-3, 'weight_decay': 0.1},
+    {'initial_accumulator_value': 0.1, 'eps': 1e-3, **DECAY},
   ),
   'adagrad outside': (
     reference.adagrad,
     {'initial_accumulator_value': 0.0, 'eps': 0.0, 'eps_outside': 1e-3},
   ),
-  'radam': (reference.radam, {'weight_decay': 0.1}),
+  'radam': (reference.radam, DECAY),
   'ranger': (
     lambda C, lr, **kwargs: reference.lookahead(
       reference.radam(C, lr, b1=0.95, eps=1e-5, **kwargs), 6, 0.5
     ),
-    {'weight_decay': 0.1},
+    DECAY,
   ),
-  'lion': (reference.lion, {'weight_decay': 0.1}),
+  'lion': (reference.lion, DECAY),
 }
 
 
