@@ -28,6 +28,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile(
   'nightly', deadline=None, max_examples=2000
 )
+hypothesis.settings.register_profile(
+  'mutants', deadline=None, derandomize=True, max_examples=5
+)
 hypothesis.settings.load_profile('ci')
 
 

@@ -139,6 +139,7 @@ def _run_pytest(folder, tests, printed) -> None:
   plugins = 'no:randomly', 'no:cacheprovider'
   options = ['-xq', '-n0', *(f'-p{plugin}' for plugin in plugins)]
   options += ['-W', 'ignore::pytest.PytestAssertRewriteWarning']
+  options += ['--hypothesis-profile=mutants']
   code = pytest.main([*options, *tests])
   sys.stdout.flush()
   os._exit(int(code))

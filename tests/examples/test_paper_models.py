@@ -24,7 +24,6 @@ PUBLISHED = [
   ('resnet8', CIFAR10, 78_042, (8, 8, 64)),  # [public]
   ('resnet20', CIFAR10, 272_474, (8, 8, 64)),  # [imgclsmob]
   ('resnet18', CIFAR10, 11_173_962, (4, 4, 512)),  # [cifar]
-  ('resnet18', {'classes': 100}, 11_220_132, (4, 4, 512)),  # [cifar]
   ('resnet50', CIFAR10, 23_520_842, (4, 4, 2048)),  # [cifar]
   ('resnext29', CIFAR10, 27_104_586, (8, 8, 2048)),  # [cifar], 4x64d
   ('vgg11', CIFAR10, 9_231_114, (1, 1, 512)),  # [cifar]
@@ -115,7 +114,6 @@ def test_inferred_axes_agree_with_the_convention(name, options):
   ('name', 'options'),
   [
     ('resnet8', {'width': 4, 'depth': (1, 1), 'weight_standardization': True}),
-    ('resnext29', {'width': 2, 'depth': (1, 1)}),
     ('vgg11', {'width': 4, 'depth': (1, 1)}),
     ('densenet121', {'width': 4, 'depth': (1, 1), 'norm': 'group'}),
   ],
@@ -190,8 +188,7 @@ def test_weight_standardization_forgets_scale_and_offset():
   assert abs(run(model, x) - logits).max() > 1e-2
 
 
-@pytest.mark.parametrize('strides', [1, 2])
-@pytest.mark.parametrize('groups', [2, 6])
+@pytest.mark.parametrize(('groups', 'strides'), [(2, 1), (6, 2)])
 def test_convolutions_in_groups_are_those_of_xla(groups, strides):
   make = layers.Layers(rngs=nnx.Rngs(0)).conv
   conv = make(6, 6, 3, strides=strides, groups=groups)
