@@ -230,8 +230,6 @@ SMALL = sharded_step.Transformer(16, layers=8, features=64, heads=8, hidden=128)
     ('fully sharded', 'shard_map', 1),
     ('both', 'jit', 1),
     # Parts of what `both` has.
-    pytest.param('tensor parallel', 'jit', 0, marks=pytest.mark.nightly),
-    pytest.param('replicated', 'jit', 0, marks=pytest.mark.nightly),
     pytest.param('fully sharded', 'jit', 1, marks=pytest.mark.nightly),
     pytest.param('layers', 'jit', 0, marks=pytest.mark.nightly),
   ],
