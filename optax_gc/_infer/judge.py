@@ -171,6 +171,9 @@ def _contracted(
   output = {
     i for term in uses for i, dim in enumerate(term.dims) if label_of(dim) == C
   }
+  # Of groups, no axis is outputs alone: Muon must not make one matrix of them.
+  if any(_terms.IN_GROUPS in term.place for term in uses):
+    output = set()
   reason = f'contracts axes {axes} in {uses[0].place}'
   others = _sentences(t for t in terms if t not in uses and _tells(t))
   if others:

@@ -230,6 +230,8 @@ def _linked(side: _Side, term: Term) -> Term:
 
 def _convolved(step: Step, term: Term) -> list[Term | None]:
   numbers, place = step.params['dimension_numbers'], step.place
+  if step.params['feature_group_count'] > 1:
+    place = place.replace(step.name, f'{step.name} {_terms.IN_GROUPS}', 1)
   found: list[Term | None] = [None, None]
   for k in step.held():
     shape = step.shapes[k]

@@ -10,6 +10,7 @@ from optax_gc._infer.dims import BENT, C, Dim, Factor, X
 # Uses that are not sentences of their own. The others are: they say why a leaf
 # without an axis of inputs has none.
 CONTRACTS = 'contracts'  # Meets data in a product that is summed.
+IN_GROUPS = 'in groups'  # Of a convolution whose groups share no inputs.
 UNCLEAR = 'unclear'  # Declined, unless another use is clear. `place` says why.
 LOST = 'lost'  # Declined, whatever the other uses are.
 ADDED = 'added to activations'
