@@ -14,6 +14,11 @@ it, which reads shapes and axes from words:
       'The rows of `w` are contracted; the bias is added.'
       return x @ p['w'] + p['b']
 
+A program of one expression is a line, where leaves have their names:
+
+    # The rows of `w` are contracted; the bias is added.
+    line('dense', 'bi', w='Io', b='o')(lambda x, w, b: x @ w + b)
+
 A model of a framework is a function of `Sizes` that returns a `Case`, under
 `@case`.
 """
@@ -149,6 +154,22 @@ def program(
 
     _register(fn, build)
     return fn
+
+  return register
+
+
+def line(
+  name: str, *inputs: str, **leaves: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+  """As `program`, of a function of the inputs and of the leaves by name."""
+
+  def register(expression):
+    def fn(p, *inputs):
+      return expression(*inputs, **p)
+
+    fn.__name__, fn.__module__ = name, expression.__module__
+    fn.__doc__ = f'{name}, whose reason is the comment above it.'
+    return program(*inputs, **leaves)(fn)
 
   return register
 

@@ -7,7 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.infer.zoo import program
+from tests.infer.zoo import line, program
 
 
 def _conv(x, w, spec=('NHWC', 'HWIO', 'NHWC'), **kwargs):
@@ -24,22 +24,18 @@ _PART = '! part of axis 0 is contracted'
 # Products and sums.
 
 
-@program('bnih', w='oNlH')
-def two_axes_of_an_einsum(p, x):
-  """Contracted axes are neither first nor side by side."""
-  return jnp.einsum('bnih,onlh->bilo', x, p['w'])
-
-
-@program('bni', w='NIo')
-def multiply_and_sum_two_axes(p, x):
-  """The sum after a product runs over two axes."""
-  return jnp.sum(x[..., None] * p['w'], axis=(1, 2)) + 1.0
-
-
-@program('bi', w='oI')
-def product_of_axes_and_sum(p, x):
-  """`dot_general` without a contraction, and a sum after it."""
-  return jnp.einsum('bi,oi->boi', x, p['w']).sum(2)
+# Contracted axes are neither first nor side by side.
+line('two_axes_of_an_einsum', 'bnih', w='oNlH')(
+  lambda x, w: jnp.einsum('bnih,onlh->bilo', x, w)
+)
+# The sum after a product runs over two axes.
+line('multiply_and_sum_two_axes', 'bni', w='NIo')(
+  lambda x, w: jnp.sum(x[..., None] * w, axis=(1, 2)) + 1.0
+)
+# `dot_general` without a contraction, and a sum after it.
+line('product_of_axes_and_sum', 'bi', w='oI')(
+  lambda x, w: jnp.einsum('bi,oi->boi', x, w).sum(2)
+)
 
 
 @program('bim', w='tIM')
@@ -70,34 +66,24 @@ def stacked_kernels_contracted_over_the_stack(p, x):
   return jnp.einsum('ei,eio->o', x, lax.map(lambda w: w * 2, p['w']))
 
 
-@program('bi', w='eIo')
-def sum_of_stacked_kernels(p, x):
-  """One kernel is the sum of all of a stack."""
-  return x @ p['w'].sum(0)
-
-
-@program('#t', e='vi', w='Io')
-def multiply_and_sum_of_a_lookup(p, tokens):
-  """A function of looked-up rows times a kernel, summed."""
-  return (jnp.tanh(p['e'][tokens])[:, :, None] * p['w']).sum(1)
-
-
-@program('io', a='Ih', b='Ho')
-def low_rank_multiply_and_sum(p, x):
-  """A low-rank kernel of one output a column."""
-  return jnp.einsum('io,io->io', x, p['a'] @ p['b']).sum(0)
-
-
-@program('boi', a='oH', b='hI')
-def low_rank_kernel_a_row_each(p, x):
-  """Each row of a low-rank kernel has an input of its own."""
-  return jnp.einsum('boi,oi->bo', x, p['a'] @ p['b'])
-
-
-@program('bih', w='IH', g='h')
-def gain_in_a_kernel_of_one_output(p, x):
-  """All of a kernel's axes are contracted; the gain scales some inputs."""
-  return jnp.einsum('bih,ih->b', x, p['w'] * p['g'])
+# One kernel is the sum of all of a stack.
+line('sum_of_stacked_kernels', 'bi', w='eIo')(lambda x, w: x @ w.sum(0))
+# A function of looked-up rows times a kernel, summed.
+line('multiply_and_sum_of_a_lookup', '#t', e='vi', w='Io')(
+  lambda tokens, e, w: (jnp.tanh(e[tokens])[:, :, None] * w).sum(1)
+)
+# A low-rank kernel of one output a column.
+line('low_rank_multiply_and_sum', 'io', a='Ih', b='Ho')(
+  lambda x, a, b: jnp.einsum('io,io->io', x, a @ b).sum(0)
+)
+# Each row of a low-rank kernel has an input of its own.
+line('low_rank_kernel_a_row_each', 'boi', a='oH', b='hI')(
+  lambda x, a, b: jnp.einsum('boi,oi->bo', x, a @ b)
+)
+# All of a kernel's axes are contracted; the gain scales some inputs.
+line('gain_in_a_kernel_of_one_output', 'bih', w='IH', g='h')(
+  lambda x, w, g: jnp.einsum('bih,ih->b', x, w * g)
+)
 
 
 @program('bi', a='lxIo', b='lxIo')
@@ -107,10 +93,8 @@ def product_along_an_axis_of_one_element(p, x):
   return jnp.einsum('bi,lxio->blxo', x, w)
 
 
-@program('bi', w='Io', m='Io')
-def masked_by_a_parameter(p, x):
-  """Two leaves of one shape are multiplied: both are kernels."""
-  return x @ (p['w'] * p['m'])
+# Two leaves of one shape are multiplied: both are kernels.
+line('masked_by_a_parameter', 'bi', w='Io', m='Io')(lambda x, w, m: x @ (w * m))
 
 
 @program('bi', w='io!')
@@ -121,10 +105,10 @@ def masked_otherwise_for_each_copy(p, x):
   return jnp.einsum('bi,iko->bko', x, mask * p['w'][:, None])
 
 
-@program('bi', w='ii')
-def diagonal_as_a_scale(p, x):
-  """Only the diagonal is used, entry by entry."""
-  return jnp.einsum('bi,ii->bi', x, p['w'])
+# Only the diagonal is used, entry by entry.
+line('diagonal_as_a_scale', 'bi', w='ii')(
+  lambda x, w: jnp.einsum('bi,ii->bi', x, w)
+)
 
 
 @program('bi', w='li')
@@ -143,10 +127,10 @@ def normalization(p, x):
   return (x - x.mean(-1, keepdims=True)) @ p['w']
 
 
-@program('bi', k='hI', v='Ho')
-def memory(p, x):
-  """Keys and values of a learned memory: outputs first, then inputs first."""
-  return jax.nn.softmax(x @ p['k'].T) @ p['v']
+# Keys and values of a learned memory: outputs first, then inputs first.
+line('memory', 'bi', k='hI', v='Ho')(
+  lambda x, k, v: jax.nn.softmax(x @ k.T) @ v
+)
 
 
 @program('i', d='ii?', n='Ho')
@@ -182,10 +166,10 @@ def halves_meet_two_inputs(p, x):
   return x @ p['w'][:i] + jnp.tanh(x) @ p['w'][i:]
 
 
-@program('bi', w='oI')
-def columns_stacked_again(p, x):
-  """Columns taken apart and stacked as rows: a transposition."""
-  return x @ jnp.stack([p['w'][:, i] for i in range(x.shape[1])])
+# Columns taken apart and stacked as rows: a transposition.
+line('columns_stacked_again', 'bi', w='oI')(
+  lambda x, w: x @ jnp.stack([w[:, i] for i in range(x.shape[1])])
+)
 
 
 @program('bmmi', w='[3X][3X]Io')
@@ -202,10 +186,10 @@ def written_into_zeros(p, x):
   return jnp.einsum('bi,kio->bko', x, kernel)
 
 
-@program('bi', w='Io')
-def padded_and_cut(p, x):
-  """Padded, and what was padded is cut off again."""
-  return x @ jnp.pad(p['w'], ((1, 2), (0, 0)))[1:-2]
+# Padded, and what was padded is cut off again.
+line('padded_and_cut', 'bi', w='Io')(
+  lambda x, w: x @ jnp.pad(w, ((1, 2), (0, 0)))[1:-2]
+)
 
 
 @program('bim', w='[IM]o')
@@ -254,10 +238,10 @@ def two_layers_and_a_residual(p, x):
   return y + y @ p['w'][1]
 
 
-@program('bi', w='[2i]o' + _HALF)
-def one_half_of_an_axis(p, x):
-  """Only one factor's first entry is used."""
-  return x @ p['w'].reshape(2, x.shape[1], -1)[0]
+# Only one factor's first entry is used.
+line('one_half_of_an_axis', 'bi', w='[2i]o' + _HALF)(
+  lambda x, w: x @ w.reshape(2, x.shape[1], -1)[0]
+)
 
 
 @program('bti', w='[2I]i')
@@ -329,10 +313,8 @@ def part_of_an_axis_at_an_unknown_place(p, x):
 # One leaf by two paths: norms, gains, choices.
 
 
-@program('bi', g='ix', v='Io')
-def gain_of_inputs(p, x):
-  """A gain with an axis of size one scales the kernel's rows."""
-  return x @ (p['g'] * p['v'])
+# A gain with an axis of size one scales the kernel's rows.
+line('gain_of_inputs', 'bi', g='ix', v='Io')(lambda x, g, v: x @ (g * v))
 
 
 @program('bi', w='Ino')
@@ -349,10 +331,10 @@ def normalised_by_an_input_axis(p, x):
   return jnp.einsum('bnd,ndo->bo', x, p['w'] / size)
 
 
-@program('bi', w='Io')
-def softmax_over_outputs(p, x):
-  """Entries keep their places."""
-  return x @ jax.nn.softmax(p['w'], axis=1)
+# Entries keep their places.
+line('softmax_over_outputs', 'bi', w='Io')(
+  lambda x, w: x @ jax.nn.softmax(w, axis=1)
+)
 
 
 @program('bi', w='Ii')
@@ -400,10 +382,10 @@ def ensemble_of_gains(p, x):
   return jax.vmap(lambda g: x @ (p['w'] * g))(p['g'])
 
 
-@program('bi', s='i', w='Io')
-def gain_by_einsum(p, x):
-  """A gain is multiplied in by a product without a contraction."""
-  return x @ jnp.einsum('i,io->io', p['s'], p['w'])
+# A gain is multiplied in by a product without a contraction.
+line('gain_by_einsum', 'bi', s='i', w='Io')(
+  lambda x, s, w: x @ jnp.einsum('i,io->io', s, w)
+)
 
 
 @program('bni', s='ni', w='NIo')
@@ -420,10 +402,8 @@ def ensemble_of_gains_by_einsum(p, x):
   return jnp.einsum('ebi,eio->ebo', x, kernel)
 
 
-@program('bi', '', w='Io')
-def rescaled_by_data(p, x, sigma):
-  """A number of the data divides the kernel."""
-  return x @ (p['w'] / sigma)
+# A number of the data divides the kernel.
+line('rescaled_by_data', 'bi', '', w='Io')(lambda x, sigma, w: x @ (w / sigma))
 
 
 @program('bi', w='Io')
@@ -496,22 +476,18 @@ def collective_of_a_lookup(p, tokens):
 # Products of parameters.
 
 
-@program('bi', w='oI', a='hI', b='oH')
-def low_rank_outputs_first(p, x):
-  """LoRA in PyTorch's layout."""
-  return x @ (p['w'] + p['b'] @ p['a']).T
-
-
-@program('bi', a='Ih', b='Hd', c='Do')
-def product_of_three(p, x):
-  """Three layers in a row, multiplied first."""
-  return x @ (p['a'] @ p['b'] @ p['c'])
-
-
-@program('lbi', a='lIh', b='lHo')
-def low_rank_in_a_stack(p, x):
-  """Batched factors of batched kernels."""
-  return x @ (p['a'] @ p['b'])
+# LoRA in PyTorch's layout.
+line('low_rank_outputs_first', 'bi', w='oI', a='hI', b='oH')(
+  lambda x, w, a, b: x @ (w + b @ a).T
+)
+# Three layers in a row, multiplied first.
+line('product_of_three', 'bi', a='Ih', b='Hd', c='Do')(
+  lambda x, a, b, c: x @ (a @ b @ c)
+)
+# Batched factors of batched kernels.
+line('low_rank_in_a_stack', 'lbi', a='lIh', b='lHo')(
+  lambda x, a, b: x @ (a @ b)
+)
 
 
 @program('bmmi', w='WWIo')
@@ -523,10 +499,10 @@ def window_resized_by_constants(p, x):
   return _conv(x, kernel)
 
 
-@program('bi', 'bxx', e='3i', w='Ii')
-def latent_rescaled_by_data(p, x, gate):
-  """Each example rescales the learned queries: they are activations."""
-  return (gate * p['e']) @ p['w'] + x[:, None]
+# Each example rescales the learned queries: they are activations.
+line('latent_rescaled_by_data', 'bi', 'bxx', e='3i', w='Ii')(
+  lambda x, gate, e, w: (gate * e) @ w + x[:, None]
+)
 
 
 @program('xti', q='x3i' + _LATENT, a='ind' + _LATENT, k='Ind')
@@ -609,10 +585,10 @@ def batched_product_weighed_after_its_sum(p, x):
   return jnp.sum(y * p['g'][:, None], 0)
 
 
-@program('bh', g='h', w='Ho')
-def scale_before_a_product_and_a_sum(p, x):
-  """The sum belongs to the layer after the scale."""
-  return jnp.sum((x * p['g'])[..., None] * p['w'], 1)
+# The sum belongs to the layer after the scale.
+line('scale_before_a_product_and_a_sum', 'bh', g='h', w='Ho')(
+  lambda x, g, w: jnp.sum((x * g)[..., None] * w, 1)
+)
 
 
 @program('bti', w='Ih')
@@ -642,10 +618,10 @@ def product_and_sum_after_a_layer(p, x):
   return jnp.sum(y[:, None] * p['v'][:, :, None], 0)
 
 
-@program('bi', '#b', u='vi! rows that data picked')
-def rows_that_meet_data(p, x, j):
-  """A sampled softmax: rows are looked up, then contracted with data."""
-  return jnp.einsum('bi,bi->b', x, p['u'][j])
+# A sampled softmax: rows are looked up, then contracted with data.
+line('rows_that_meet_data', 'bi', '#b', u='vi! rows that data picked')(
+  lambda x, j, u: jnp.einsum('bi,bi->b', x, u[j])
+)
 
 
 @program('bo', '#b', u='vi! rows that data picked')

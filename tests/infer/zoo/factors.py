@@ -3,21 +3,19 @@
 import jax
 import jax.numpy as jnp
 
-from tests.infer.zoo import program
+from tests.infer.zoo import line, program
 
 _LATENT = '! a layer on a learned input'
 
 
-@program('bi', a='i: scales a weight', w='Io')
-def diagonal_gain(p, x):
-  """`diag(a) @ w` is `a[:, None] * w`: the kernel is `w`, `a` scales it."""
-  return x @ (jnp.diag(p['a']) @ p['w'])
-
-
-@program('bi', a='o', w='Io')
-def diagonal_gain_of_outputs(p, x):
-  """`w @ diag(a)`: the outputs are scaled."""
-  return x @ (p['w'] @ jnp.diag(p['a']))
+# `diag(a) @ w` is `a[:, None] * w`: the kernel is `w`, `a` scales it.
+line('diagonal_gain', 'bi', a='i: scales a weight', w='Io')(
+  lambda x, a, w: x @ (jnp.diag(a) @ w)
+)
+# `w @ diag(a)`: the outputs are scaled.
+line('diagonal_gain_of_outputs', 'bi', a='o', w='Io')(
+  lambda x, a, w: x @ (w @ jnp.diag(a))
+)
 
 
 @program('bi', a='[2i]', w='[2i]o! of axis 0 is contracted')
@@ -40,22 +38,18 @@ def diagonal_gain_of_a_window(p, x):
   return jnp.einsum('bij,ijo->bo', x, kernel)
 
 
-@program('bi', a='h', u='Ih', v='Ho')
-def singular_values(p, x):
-  """`u @ diag(a) @ v`: two layers with a scale between them."""
-  return x @ (p['u'] @ jnp.diag(p['a']) @ p['v'])
-
-
-@program('bi', a='i: scales a weight', u='Ih', v='Ho')
-def gain_of_a_factor(p, x):
-  """`(a[:, None] * u) @ v`: the gain belongs to the kernel's inputs."""
-  return x @ ((p['a'][:, None] * p['u']) @ p['v'])
-
-
-@program('i', a='i', w='Io')
-def gain_by_einsum_of_one_example(p, x):
-  """`einsum('i,i,io->o', x, a, w)` multiplies data and kernel first."""
-  return jnp.einsum('i,i,io->o', x, p['a'], p['w'])
+# `u @ diag(a) @ v`: two layers with a scale between them.
+line('singular_values', 'bi', a='h', u='Ih', v='Ho')(
+  lambda x, a, u, v: x @ (u @ jnp.diag(a) @ v)
+)
+# `(a[:, None] * u) @ v`: the gain belongs to the kernel's inputs.
+line('gain_of_a_factor', 'bi', a='i: scales a weight', u='Ih', v='Ho')(
+  lambda x, a, u, v: x @ ((a[:, None] * u) @ v)
+)
+# `einsum('i,i,io->o', x, a, w)` multiplies data and kernel first.
+line('gain_by_einsum_of_one_example', 'i', a='i', w='Io')(
+  lambda x, a, w: jnp.einsum('i,i,io->o', x, a, w)
+)
 
 
 @program('bi', a='i', b='o', w='Io')
@@ -65,16 +59,14 @@ def gain_after_the_product(p, x):
   return jnp.sum(product, 1)
 
 
-@program('bi', u='ih: scales activations', v='Io')
-def features_mixed(p, x):
-  """`u` makes features of numbers; `v` is a layer on these."""
-  return jnp.einsum('bih,io->bho', x[:, :, None] * p['u'], p['v'])
-
-
-@program('bi', e='ih: scales activations', w='[IH]o')
-def numbers_embedded(p, x):
-  """Each number scales a vector of its own; a layer takes all entries."""
-  return (x[:, :, None] * p['e']).reshape(x.shape[0], -1) @ p['w']
+# `u` makes features of numbers; `v` is a layer on these.
+line('features_mixed', 'bi', u='ih: scales activations', v='Io')(
+  lambda x, u, v: jnp.einsum('bih,io->bho', x[:, :, None] * u, v)
+)
+# Each number scales a vector of its own; a layer takes all entries.
+line('numbers_embedded', 'bi', e='ih: scales activations', w='[IH]o')(
+  lambda x, e, w: (x[:, :, None] * e).reshape(x.shape[0], -1) @ w
+)
 
 
 @program('bi', q='eo', r='ei', w='Io')
@@ -103,10 +95,10 @@ def low_rank_taken_apart(p, x):
   return x @ jnp.stack([w[i] for i in range(x.shape[1])])
 
 
-@program('bi', c='Hh', u='Ih', v='Ho', w='Io')
-def low_rank_core(p, x):
-  """`u @ c @ v`: three layers in a row."""
-  return x @ (p['w'] + p['u'] @ p['c'] @ p['v'])
+# `u @ c @ v`: three layers in a row.
+line('low_rank_core', 'bi', c='Hh', u='Ih', v='Ho', w='Io')(
+  lambda x, c, u, v, w: x @ (w + u @ c @ v)
+)
 
 
 @program('bi', a='Ih', b='Ho', m='o', w='Io')
@@ -123,16 +115,14 @@ def hypernetwork(p, x):
   return x @ (hidden @ p['c']).reshape(x.shape[1], -1)
 
 
-@program('bi', a='hi' + _LATENT, b='xi!', q='lh!')
-def learned_queries_with_a_bias(p, x):
-  """A bias, the same for each query, shows a layer on a learned input."""
-  return jax.nn.softmax((p['q'] @ p['a'] + p['b']) @ x.T)
-
-
-@program('bi', a='ii' + _LATENT, q='lI')
-def learned_queries_with_a_residual(p, x):
-  """The queries go around the layer on them, and meet the keys themselves."""
-  return jax.nn.softmax((p['q'] + p['q'] @ p['a']) @ x.T)
+# A bias, the same for each query, shows a layer on a learned input.
+line('learned_queries_with_a_bias', 'bi', a='hi' + _LATENT, b='xi!', q='lh!')(
+  lambda x, a, b, q: jax.nn.softmax((q @ a + b) @ x.T)
+)
+# The queries go around the layer on them, and meet the keys themselves.
+line('learned_queries_with_a_residual', 'bi', a='ii' + _LATENT, q='lI')(
+  lambda x, a, q: jax.nn.softmax((q + q @ a) @ x.T)
+)
 
 
 @program('bi', a='dh!', b='h', c='hi!', q='ld!')
@@ -142,28 +132,22 @@ def learned_queries_through_two_layers(p, x):
   return jax.nn.softmax((hidden @ p['c']) @ x.T)
 
 
-@program('bi', b='io!', w='eIo')
-def nonlinear_sum_with_a_shared_part(p, x):
-  """`tanh(w + b)` with a `b` that all members share: no plain inner product."""
-  return jnp.einsum('bi,eio->ebo', x, jnp.tanh(p['w'] + p['b']))
-
-
-@program('bi', w='io!')
-def rescaled_by_one_number(p, x):
-  """A layer on copies of one number that data give, or a sum of weights."""
-  return jnp.sum(p['w'] * jnp.sum(jnp.tanh(x)), 0)
-
-
-@program('bi', '#', a='eIh', b='eHo')
-def low_rank_picked_by_data(p, x, task):
-  """Data pick one of some low-rank kernels: neither factor is an activation."""
-  return x @ (p['a'][task] @ p['b'][task])
-
-
-@program('bi', '#', a='eIh', b='eHo', w='Io')
-def update_picked_by_data(p, x, task):
-  """A kernel and an update that data pick are kernels, as without a choice."""
-  return x @ (p['w'] + p['a'][task] @ p['b'][task])
+# `tanh(w + b)` with a `b` that all members share: no plain inner product.
+line('nonlinear_sum_with_a_shared_part', 'bi', b='io!', w='eIo')(
+  lambda x, b, w: jnp.einsum('bi,eio->ebo', x, jnp.tanh(w + b))
+)
+# A layer on copies of one number that data give, or a sum of weights.
+line('rescaled_by_one_number', 'bi', w='io!')(
+  lambda x, w: jnp.sum(w * jnp.sum(jnp.tanh(x)), 0)
+)
+# Data pick one of some low-rank kernels: neither factor is an activation.
+line('low_rank_picked_by_data', 'bi', '#', a='eIh', b='eHo')(
+  lambda x, task, a, b: x @ (a[task] @ b[task])
+)
+# A kernel and an update that data pick are kernels, as without a choice.
+line('update_picked_by_data', 'bi', '#', a='eIh', b='eHo', w='Io')(
+  lambda x, task, a, b, w: x @ (w + a[task] @ b[task])
+)
 
 
 @program('bi', c='ii! used with axes (0,) and (1,)', f='ii! a factor of a')

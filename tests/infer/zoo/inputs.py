@@ -6,7 +6,7 @@ from jax.experimental import sparse
 import jax.numpy as jnp
 import numpy as np
 
-from tests.infer.zoo import program
+from tests.infer.zoo import line, program
 
 
 def _grid(*shape):
@@ -122,10 +122,10 @@ def noise_on_inputs_and_outputs(p, key, x):
 # One number of the data times a learned vector, bent: data as any other.
 
 
-@program('b', f='d', c='d', a='Dh', w='Ho')
-def learned_frequencies(p, t):
-  """Time2Vec: sines of one number at learned rates are features of data."""
-  return jnp.tanh(jnp.sin(t[:, None] * p['f'] + p['c']) @ p['a']) @ p['w']
+# Time2Vec: sines of one number at learned rates are features of data.
+line('learned_frequencies', 'b', f='d', c='d', a='Dh', w='Ho')(
+  lambda t, f, c, a, w: jnp.tanh(jnp.sin(t[:, None] * f + c) @ a) @ w
+)
 
 
 @program('bi', 'b', f='d', a='[2D]h', b='Ho', c='Io', w='Oo')
@@ -144,10 +144,10 @@ def queries_of_coordinates(p, places, x):
   return _attend(query, x @ p['k'], x) @ p['o']
 
 
-@program('bt', a='h', w='Ho')
-def sets_of_numbers(p, x):
-  """Each number of a set is bent into features, which are added up."""
-  return jax.nn.relu(x[..., None] * p['a']).sum(1) @ p['w']
+# Each number of a set is bent into features, which are added up.
+line('sets_of_numbers', 'bt', a='h', w='Ho')(
+  lambda x, a, w: jax.nn.relu(x[..., None] * a).sum(1) @ w
+)
 
 
 @program('bi', 'b', a='Ih', b='Hd', f='h', c='h', g='Hd')
@@ -250,16 +250,14 @@ def rotation_kept_as_a_buffer(p, x):
   return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-@program('bi', w='io', v='Io')
-def kernel_without_gradient(p, x):
-  """A frozen kernel meets data, but no gradient reaches it."""
-  return x @ lax.stop_gradient(p['w']), x @ p['v']
-
-
-@program('bi', 'bo', w='Io')
-def result_that_nobody_uses(p, x, y):
-  """A second, transposed use is dead code: no result needs it."""
-  return (x @ p['w'], y @ p['w'].T)[0]
+# A frozen kernel meets data, but no gradient reaches it.
+line('kernel_without_gradient', 'bi', w='io', v='Io')(
+  lambda x, w, v: (x @ lax.stop_gradient(w), x @ v)
+)
+# A second, transposed use is dead code: no result needs it.
+line('result_that_nobody_uses', 'bi', 'bo', w='Io')(
+  lambda x, y, w: (x @ w, y @ w.T)[0]
+)
 
 
 @program('bi', w='Ii', v='ii: never used')

@@ -7,7 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.infer.zoo import program
+from tests.infer.zoo import line, program
 
 _conv = functools.partial(
   lax.conv_general_dilated,
@@ -39,16 +39,14 @@ def low_rank_to_one_head(p, x):
   return jnp.einsum('bi,ino->bno', x, kernel)
 
 
-@program('bi', 'io', a='I2', b='[2X]o')
-def low_rank_onto_a_frozen_base(p, x, base):
-  """LoRA onto a kernel that is an input: frozen, it is not among the params."""
-  return x @ (base + p['a'] @ p['b'])
-
-
-@program('bmmi', 'wwio', a='WWI2', b='[2X]o')
-def low_rank_onto_a_frozen_convolution(p, x, base):
-  """The same with a convolution and its window."""
-  return _conv(x, base + p['a'] @ p['b'])
+# LoRA onto a kernel that is an input: frozen, it is not among the params.
+line('low_rank_onto_a_frozen_base', 'bi', 'io', a='I2', b='[2X]o')(
+  lambda x, base, a, b: x @ (base + a @ b)
+)
+# The same with a convolution and its window.
+line('low_rank_onto_a_frozen_convolution', 'bmmi', 'wwio', a='WWI2', b='[2X]o')(
+  lambda x, base, a, b: _conv(x, base + a @ b)
+)
 
 
 @program('bi', w='lIi', a='lI2', b='l[2X]i', s='li')
@@ -80,10 +78,10 @@ def vectors_between_fixed_factors(p, x):
 # Functions of a kernel.
 
 
-@program('bi', a='ii?', w='Io')
-def rotation_by_an_exponential(p, x):
-  """The exponential of `a - a.T` has lost the places of entries."""
-  return x @ jax.scipy.linalg.expm(p['a'] - p['a'].T) @ p['w']
+# The exponential of `a - a.T` has lost the places of entries.
+line('rotation_by_an_exponential', 'bi', a='ii?', w='Io')(
+  lambda x, a, w: x @ jax.scipy.linalg.expm(a - a.T) @ w
+)
 
 
 @program('bi', w='Io')
@@ -147,10 +145,10 @@ def integer_products_in_a_step(p, x):
 # Structured kernels.
 
 
-@program('b[2i]', a='Io', b='Io')
-def complex_kernel_in_blocks(p, x):
-  """`[[a, b], [-b, a]]`: each block is whole."""
-  return x @ jnp.block([[p['a'], p['b']], [-p['b'], p['a']]])
+# `[[a, b], [-b, a]]`: each block is whole.
+line('complex_kernel_in_blocks', 'b[2i]', a='Io', b='Io')(
+  lambda x, a, b: x @ jnp.block([[a, b], [-b, a]])
+)
 
 
 @program('b[4d]', a='d[4X]4?', s='dDo?')
@@ -200,16 +198,14 @@ def convolution_of_four_factors(p, x):
   return _conv(x, kernel)
 
 
-@program('bi', 'bh', w='oIH')
-def outer_product_of_inputs(p, x, z):
-  """One inner product over both axes."""
-  return jnp.einsum('bih,oih->bo', x[:, :, None] * z[:, None], p['w'])
-
-
-@program('#b', '#b', e='vi?', r='ei?')
-def product_of_three_lookups(p, i, j):
-  """Knowledge graphs score three rows by one product (DistMult)."""
-  return jnp.einsum('bi,bi,bi->b', p['e'][i], p['r'][j], p['e'][j])
+# One inner product over both axes.
+line('outer_product_of_inputs', 'bi', 'bh', w='oIH')(
+  lambda x, z, w: jnp.einsum('bih,oih->bo', x[:, :, None] * z[:, None], w)
+)
+# Knowledge graphs score three rows by one product (DistMult).
+line('product_of_three_lookups', '#b', '#b', e='vi?', r='ei?')(
+  lambda i, j, e, r: jnp.einsum('bi,bi,bi->b', e[i], r[j], e[j])
+)
 
 
 @program('b[9x]x', lo='ox', band='ox', w='WOi')
@@ -301,7 +297,7 @@ def kernels_of_bases(p, x):
   return jnp.einsum('bi,lio->blo', x, kernels) + (x @ p['w'])[:, None]
 
 
-@program('bi', c='i3?', w='3o?')
-def kernel_of_codes(p, x):
-  """A hypernetwork on a learned code for each input: may be declined."""
-  return x @ jnp.tanh(p['c'] @ p['w'])
+# A hypernetwork on a learned code for each input: may be declined.
+line('kernel_of_codes', 'bi', c='i3?', w='3o?')(
+  lambda x, c, w: x @ jnp.tanh(c @ w)
+)

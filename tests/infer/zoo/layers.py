@@ -7,7 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.infer.zoo import Case, case, f32, program
+from tests.infer.zoo import Case, case, f32, line, program
 
 # Convolutions: every axis of a kernel but that of its outputs is contracted.
 
@@ -19,82 +19,54 @@ def _conv(x, w, spec=('NHWC', 'HWIO', 'NHWC'), strides=None, **options):
   )
 
 
-@program('bmi', w='WIo')
-def conv_1d(p, x):
-  """Kernel `(window, in, out)`."""
-  return _conv(x, p['w'], ('NHC', 'HIO', 'NHC'))
-
-
-@program('bim', w='oIW')
-def conv_1d_torch(p, x):
-  """Kernel `(out, in, window)`, channels first."""
-  return _conv(x, p['w'], ('NCH', 'OIH', 'NCH'))
-
-
-@program('bmmi', w='WWIo')
-def conv_2d(p, x):
-  """The usual kernel of JAX, strided."""
-  return _conv(x, p['w'], strides=(2, 2))
-
-
-@program('bimm', w='oIWW')
-def conv_2d_torch(p, x):
-  """Kernel `(out, in, *window)`, dilated."""
-  return _conv(x, p['w'], ('NCHW', 'OIHW', 'NCHW'), rhs_dilation=(2, 2))
-
-
-@program('mimb', w='WoIW')
-def conv_2d_odd_numbers(p, x):
-  """Outputs between the window's axes, data with its batch last."""
-  return _conv(x, p['w'], ('WCHN', 'HOIW', 'HNCW'))
-
-
-@program('bmmmi', w='WWWIo')
-def conv_3d(p, x):
-  """Kernel `(*window, in, out)`."""
-  return _conv(x, p['w'], ('NDHWC', 'DHWIO', 'NDHWC'))
-
-
-@program('ibmmm', w='IWoWW')
-def conv_3d_odd_numbers(p, x):
-  """Inputs first, outputs in the middle."""
-  return _conv(x, p['w'], ('CNWDH', 'IDOHW', 'DHWCN'))
-
-
-@program('bmm[2i]', w='WWI[2o]')
-def conv_grouped(p, x):
-  """Two groups: each output sees half of the channels, all of axis `I`."""
-  return _conv(x, p['w'], feature_group_count=2)
-
-
-@program('bmmi', w='WWx[2i]')
-def conv_depthwise(p, x):
-  """One channel in: the window alone is contracted, `I` has size one."""
-  return _conv(x, p['w'], feature_group_count=x.shape[-1])
-
-
-@program('bmmi', w='WWIo')
-def conv_transposed(p, x):
-  """`lax.conv_transpose`: the window is turned, its axes keep their part."""
-  return lax.conv_transpose(x, p['w'], (2, 2), 'SAME')
-
-
-@program('bmmi', w='WWoI')
-def conv_transposed_kernel(p, x):
-  """`transpose_kernel=True`: data comes in at `O`, and leaves at `I`."""
-  return lax.conv_transpose(x, p['w'], (2, 2), 'SAME', transpose_kernel=True)
-
-
-@program('bmmi', w='eWWIo')
-def conv_vmapped_kernels(p, x):
-  """An ensemble of kernels: `vmap` turns the members into groups."""
-  return jax.vmap(partial(_conv, x))(p['w'])
-
-
-@program('ebmmi', w='WWeIo')
-def conv_vmapped_both(p, x):
-  """A kernel for each example's image; members are axis 2 of the kernel."""
-  return jax.vmap(_conv, in_axes=(0, 2))(x, p['w'])
+# Kernel `(window, in, out)`.
+line('conv_1d', 'bmi', w='WIo')(lambda x, w: _conv(x, w, ('NHC', 'HIO', 'NHC')))
+# Kernel `(out, in, window)`, channels first.
+line('conv_1d_torch', 'bim', w='oIW')(
+  lambda x, w: _conv(x, w, ('NCH', 'OIH', 'NCH'))
+)
+# The usual kernel of JAX, strided.
+line('conv_2d', 'bmmi', w='WWIo')(lambda x, w: _conv(x, w, strides=(2, 2)))
+# Kernel `(out, in, *window)`, dilated.
+line('conv_2d_torch', 'bimm', w='oIWW')(
+  lambda x, w: _conv(x, w, ('NCHW', 'OIHW', 'NCHW'), rhs_dilation=(2, 2))
+)
+# Outputs between the window's axes, data with its batch last.
+line('conv_2d_odd_numbers', 'mimb', w='WoIW')(
+  lambda x, w: _conv(x, w, ('WCHN', 'HOIW', 'HNCW'))
+)
+# Kernel `(*window, in, out)`.
+line('conv_3d', 'bmmmi', w='WWWIo')(
+  lambda x, w: _conv(x, w, ('NDHWC', 'DHWIO', 'NDHWC'))
+)
+# Inputs first, outputs in the middle.
+line('conv_3d_odd_numbers', 'ibmmm', w='IWoWW')(
+  lambda x, w: _conv(x, w, ('CNWDH', 'IDOHW', 'DHWCN'))
+)
+# Two groups: each output sees half of the channels, all of axis `I`.
+line('conv_grouped', 'bmm[2i]', w='WWI[2o]')(
+  lambda x, w: _conv(x, w, feature_group_count=2)
+)
+# One channel in: the window alone is contracted, `I` has size one.
+line('conv_depthwise', 'bmmi', w='WWx[2i]')(
+  lambda x, w: _conv(x, w, feature_group_count=x.shape[-1])
+)
+# `lax.conv_transpose`: the window is turned, its axes keep their part.
+line('conv_transposed', 'bmmi', w='WWIo')(
+  lambda x, w: lax.conv_transpose(x, w, (2, 2), 'SAME')
+)
+# `transpose_kernel=True`: data comes in at `O`, and leaves at `I`.
+line('conv_transposed_kernel', 'bmmi', w='WWoI')(
+  lambda x, w: lax.conv_transpose(x, w, (2, 2), 'SAME', transpose_kernel=True)
+)
+# An ensemble of kernels: `vmap` turns the members into groups.
+line('conv_vmapped_kernels', 'bmmi', w='eWWIo')(
+  lambda x, w: jax.vmap(partial(_conv, x))(w)
+)
+# A kernel for each example's image; members are axis 2 of the kernel.
+line('conv_vmapped_both', 'ebmmi', w='WWeIo')(
+  lambda x, w: jax.vmap(_conv, in_axes=(0, 2))(x, w)
+)
 
 
 @program('ebm[2i]', w='eWI[2o]')
@@ -264,16 +236,14 @@ def attention_prefix(p, x):
 # Embeddings.
 
 
-@program('#bt', table='vI: looked up')
-def embedding_tied(p, ids):
-  """Looked up at the start, contracted over features at the end."""
-  return jnp.tanh(p['table'][ids]) @ p['table'].T
-
-
-@program('#bt', table='Vi')
-def embedding_by_one_hot(p, ids):
-  """A one-hot product is a product: the vocabulary is contracted."""
-  return jax.nn.one_hot(ids, p['table'].shape[0]) @ p['table']
+# Looked up at the start, contracted over features at the end.
+line('embedding_tied', '#bt', table='vI: looked up')(
+  lambda ids, table: jnp.tanh(table[ids]) @ table.T
+)
+# A one-hot product is a product: the vocabulary is contracted.
+line('embedding_by_one_hot', '#bt', table='Vi')(
+  lambda ids, table: jax.nn.one_hot(ids, table.shape[0]) @ table
+)
 
 
 @program('#bt', positions='[2t]i', tokens='vi: looked up by gather', w='Io')
@@ -283,10 +253,10 @@ def embedding_take_and_positions(p, ids):
   return (x + p['positions'][: ids.shape[1]]) @ p['w']
 
 
-@program('#bt', table='vi', up='Io')
-def embedding_factorised(p, ids):
-  """A narrow table and a projection to the model's width (ALBERT)."""
-  return p['table'][ids] @ p['up']
+# A narrow table and a projection to the model's width (ALBERT).
+line('embedding_factorised', '#bt', table='vi', up='Io')(
+  lambda ids, table, up: table[ids] @ up
+)
 
 
 # Mixtures of experts.
@@ -359,16 +329,14 @@ def experts_scanned(p, x):
 # Low rank, normalized, standardized, quantized kernels.
 
 
-@program('bi', a='I4', b='[4X]o', w='Io')
-def lora(p, x):
-  """`x @ w + (x @ a) @ b`: three layers."""
-  return x @ p['w'] + 2 * (x @ p['a']) @ p['b']
-
-
-@program('bi', a='I4', b='[4X]o', w='Io')
-def lora_merged(p, x):
-  """`x @ (w + a @ b)` is the same function, with the same three layers."""
-  return x @ (p['w'] + 2 * p['a'] @ p['b'])
+# `x @ w + (x @ a) @ b`: three layers.
+line('lora', 'bi', a='I4', b='[4X]o', w='Io')(
+  lambda x, a, b, w: x @ w + 2 * (x @ a) @ b
+)
+# `x @ (w + a @ b)` is the same function, with the same three layers.
+line('lora_merged', 'bi', a='I4', b='[4X]o', w='Io')(
+  lambda x, a, b, w: x @ (w + 2 * a @ b)
+)
 
 
 @program('bi', g='xo', v='Io')
@@ -486,16 +454,14 @@ def gated_unit(p, x):
   return (jax.nn.silu(gate) * value) @ p['down']
 
 
-@program('bi', 'bh', w='Iho')
-def bilinear(p, x, z):
-  """`x w z` in two steps: the kernel meets `x` first, `z` meets the result."""
-  return jnp.einsum('bho,bh->bo', jnp.einsum('bi,iho->bho', x, p['w']), z)
-
-
-@program('h', 'bi', head='H[io]')
-def hypernetwork(p, z, x):
-  """A kernel made from data: the head that makes it is the layer."""
-  return x @ (z @ p['head']).reshape(x.shape[1], -1)
+# `x w z` in two steps: the kernel meets `x` first, `z` meets the result.
+line('bilinear', 'bi', 'bh', w='Iho')(
+  lambda x, z, w: jnp.einsum('bho,bh->bo', jnp.einsum('bi,iho->bho', x, w), z)
+)
+# A kernel made from data: the head that makes it is the layer.
+line('hypernetwork', 'h', 'bi', head='H[io]')(
+  lambda z, x, head: x @ (z @ head).reshape(x.shape[1], -1)
+)
 
 
 @program('ti', '#v', '#v', w='Io')

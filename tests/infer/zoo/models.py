@@ -5,7 +5,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.infer.zoo import program
+from tests.infer.zoo import line, program
 
 
 def _heads(x, kernel):
@@ -77,10 +77,10 @@ def modulated_layers(p, x, code):
   return lax.scan(block, x, p)[0]
 
 
-@program('lbi', s='Ln')
-def mixture_of_hidden_states(p, h):
-  """ELMo's weights of layers, for each of some heads."""
-  return jnp.einsum('ln,lbi->bni', jax.nn.softmax(p['s'], 0), h)
+# ELMo's weights of layers, for each of some heads.
+line('mixture_of_hidden_states', 'lbi', s='Ln')(
+  lambda h, s: jnp.einsum('ln,lbi->bni', jax.nn.softmax(s, 0), h)
+)
 
 
 @program('bti', m='xxi', w='nd', u='nd?', r='I[nd]', k='I[nd]', o='[ND]i')
@@ -214,10 +214,10 @@ def random_codebook(p, key, x):
   return jax.nn.softmax(logits + noise) @ p['c'] @ p['w']
 
 
-@program('bi', 'bi', w='hI')
-def learned_distance(p, x, y):
-  """`|w (x - y)|^2`: the squares come after the product."""
-  return jnp.sum(((x - y) @ p['w'].T) ** 2, -1)
+# `|w (x - y)|^2`: the squares come after the product.
+line('learned_distance', 'bi', 'bi', w='hI')(
+  lambda x, y, w: jnp.sum(((x - y) @ w.T) ** 2, -1)
+)
 
 
 @program('ti', 'ltt', w='lIo')

@@ -9,7 +9,7 @@ from jax.experimental.ode import odeint
 import jax.numpy as jnp
 import numpy as np
 
-from tests.infer.zoo import Case, Missing, case, f32, program
+from tests.infer.zoo import Case, Missing, case, f32, line, program
 
 _BOTH_WAYS = '! used with axes (0,) and (1,)'
 
@@ -18,58 +18,42 @@ _BOTH_WAYS = '! used with axes (0,) and (1,)'
 # stored differs, so the axis that holds `inp` is the answer.
 
 
-@program('bi', w='Io: contracts axes (0,) in dot_general')
-def plain(p, x):
-  """`x @ w`: axis 0 is contracted, axis 1 numbers the outputs."""
-  return x @ p['w']
+# `x @ w`: axis 0 is contracted, axis 1 numbers the outputs.
+line('plain', 'bi', w='Io: contracts axes (0,) in dot_general')(
+  lambda x, w: x @ w
+)
+# `x @ w` with one output: the vector is one weight vector.
+line('vector', 'bi', w='I')(lambda x, w: x @ w)
 
 
-@program('bi', w='I')
-def vector(p, x):
-  """`x @ w` with one output: the vector is one weight vector."""
-  return x @ p['w']
+# `x @ w.T`: stored the other way round.
+line('transposed', 'bi', w='oI')(lambda x, w: x @ w.T)
 
 
-@program('bi', w='oI')
-def transposed(p, x):
-  """`x @ w.T`: stored the other way round."""
-  return x @ p['w'].T
+# `w @ x.T`: the weight is the first operand.
+line('weight_on_the_left', 'bi', w='oI')(lambda x, w: w @ x.T)
 
 
-@program('bi', w='oI')
-def weight_on_the_left(p, x):
-  """`w @ x.T`: the weight is the first operand."""
-  return p['w'] @ x.T
+# Shapes cannot tell: a square matrix, transposed.
+line('square_transposed', 'bi', w='iI')(lambda x, w: x @ w.T)
 
 
-@program('bi', w='iI')
-def square_transposed(p, x):
-  """Shapes cannot tell: a square matrix, transposed."""
-  return x @ p['w'].T
-
-
-@program('bi', w='nId')
-def three_axes_permuted(p, x):
-  """`(heads, inp, width)` transposed to put `inp` first."""
-  return jnp.tensordot(x, p['w'].transpose(1, 2, 0), 1)
-
-
-@program('bi', w='Ind')
-def reshape_merges_outputs(p, x):
-  """`(inp, heads, width)` used as `(inp, heads * width)`."""
-  return x @ p['w'].reshape(x.shape[1], -1)
-
-
-@program('bnd', w='NDo')
-def reshape_merges_inputs(p, x):
-  """`(heads, width, out)` used as `(heads * width, out)`."""
-  return x.reshape(x.shape[0], -1) @ p['w'].reshape(-1, p['w'].shape[2])
-
-
-@program('bnd', w='[ND]o')
-def reshape_splits_inputs(p, x):
-  """`(heads * width, out)` used as `(heads, width, out)`, both contracted."""
-  return jnp.einsum('bnd,ndo->bo', x, p['w'].reshape(*x.shape[1:], -1))
+# `(heads, inp, width)` transposed to put `inp` first.
+line('three_axes_permuted', 'bi', w='nId')(
+  lambda x, w: jnp.tensordot(x, w.transpose(1, 2, 0), 1)
+)
+# `(inp, heads, width)` used as `(inp, heads * width)`.
+line('reshape_merges_outputs', 'bi', w='Ind')(
+  lambda x, w: x @ w.reshape(x.shape[1], -1)
+)
+# `(heads, width, out)` used as `(heads * width, out)`.
+line('reshape_merges_inputs', 'bnd', w='NDo')(
+  lambda x, w: x.reshape(x.shape[0], -1) @ w.reshape(-1, w.shape[2])
+)
+# `(heads * width, out)` used as `(heads, width, out)`, both contracted.
+line('reshape_splits_inputs', 'bnd', w='[ND]o')(
+  lambda x, w: jnp.einsum('bnd,ndo->bo', x, w.reshape(*x.shape[1:], -1))
+)
 
 
 @program('bi', w='I[nd]')
@@ -79,16 +63,14 @@ def reshape_splits_and_merges_back(p, x):
   return x @ w.transpose(1, 0, 2).reshape(p['w'].shape)
 
 
-@program('bi', w='[io]: axis 0')
-def reshape_through_flat(p, x):
-  """A kernel kept as one flat vector: half of its axis is contracted."""
-  return x @ p['w'].reshape(x.shape[1], -1)
-
-
-@program('bi', w='Ixo')
-def singleton_axes(p, x):
-  """Axes of size one come and go: they carry nothing."""
-  return x @ jnp.squeeze(p['w'][None, :, None], (0, 2, 3))
+# A kernel kept as one flat vector: half of its axis is contracted.
+line('reshape_through_flat', 'bi', w='[io]: axis 0')(
+  lambda x, w: x @ w.reshape(x.shape[1], -1)
+)
+# Axes of size one come and go: they carry nothing.
+line('singleton_axes', 'bi', w='Ixo')(
+  lambda x, w: x @ jnp.squeeze(w[None, :, None], (0, 2, 3))
+)
 
 
 @program('bi', w='Io')
@@ -105,28 +87,22 @@ def slice_of_outputs(p, x):
   return jnp.tanh(x @ p['w'][:, :half]) * (x @ p['w'][:, half:])
 
 
-@program('bi', w='I[2o]')
-def strided_slice_of_outputs(p, x):
-  """Even and odd outputs."""
-  return (x @ p['w'][:, ::2]) * (x @ p['w'][:, 1::2])
-
-
-@program('bi', w='[2i]o! of axis 0 is contracted')
-def slice_of_inputs(p, x):
-  """Half of the input axis is contracted, the rest never used: no answer."""
-  return x @ p['w'][: x.shape[1]]
-
-
-@program('bi', w='[2i]i!')
-def two_layers_in_one_axis(p, x):
-  """Two kernels stored end to end: weight vectors are halves of the axis."""
-  return jnp.tanh(x @ p['w'][: x.shape[1]]) @ p['w'][x.shape[1] :]
-
-
-@program('bnd', w='[nd]o! of axis 0 is contracted')
-def block_diagonal(p, x):
-  """A layer a head: each inner product takes its head's share of axis 0."""
-  return jnp.einsum('bnd,ndo->bno', x, p['w'].reshape(*x.shape[1:], -1))
+# Even and odd outputs.
+line('strided_slice_of_outputs', 'bi', w='I[2o]')(
+  lambda x, w: (x @ w[:, ::2]) * (x @ w[:, 1::2])
+)
+# Half of the input axis is contracted, the rest never used: no answer.
+line('slice_of_inputs', 'bi', w='[2i]o! of axis 0 is contracted')(
+  lambda x, w: x @ w[: x.shape[1]]
+)
+# Two kernels stored end to end: weight vectors are halves of the axis.
+line('two_layers_in_one_axis', 'bi', w='[2i]i!')(
+  lambda x, w: jnp.tanh(x @ w[: x.shape[1]]) @ w[x.shape[1] :]
+)
+# A layer a head: each inner product takes its head's share of axis 0.
+line('block_diagonal', 'bnd', w='[nd]o! of axis 0 is contracted')(
+  lambda x, w: jnp.einsum('bnd,ndo->bno', x, w.reshape(*x.shape[1:], -1))
+)
 
 
 @program('bi', w='lIi')
@@ -145,40 +121,30 @@ def layer_of_a_stack_in_the_middle(p, x):
   return x
 
 
-@program('#', 'bi', w='lIo')
-def layer_by_dynamic_index(p, i, x):
-  """The layer is chosen by a number only known when running."""
-  return x @ lax.dynamic_index_in_dim(p['w'], i, 0, keepdims=False)
+# The layer is chosen by a number only known when running.
+line('layer_by_dynamic_index', '#', 'bi', w='lIo')(
+  lambda i, x, w: x @ lax.dynamic_index_in_dim(w, i, 0, keepdims=False)
+)
+# `w[i]` with a traced index.
+line('layer_by_gather', '#', 'bi', w='lIo')(lambda i, x, w: x @ w[i])
 
 
-@program('#', 'bi', w='lIo')
-def layer_by_gather(p, i, x):
-  """`w[i]` with a traced index."""
-  return x @ p['w'][i]
-
-
-@program('bi', w='Io')
-def padded(p, x):
-  """Zeros around a kernel, as for alignment."""
-  return jnp.pad(x, ((0, 0), (0, 2))) @ jnp.pad(p['w'], ((0, 2), (0, 1)))
-
-
-@program('bi', a='Io', b='hI')
-def concatenated_outputs(p, x):
-  """Two kernels side by side, used at once."""
-  return x @ jnp.concatenate([p['a'], p['b'].T], axis=1)
-
-
-@program('bi', 'bh', a='Io', b='Ho')
-def concatenated_inputs(p, x, z):
-  """Kernels one above the other: each is whole, with its own input."""
-  return jnp.concatenate([x, z], 1) @ jnp.concatenate([p['a'], p['b']])
-
-
-@program('bi', a='Io', b='Io')
-def stacked(p, x):
-  """`jnp.stack` makes a new axis, a batch axis of the product."""
-  return jnp.einsum('bi,nio->nbo', x, jnp.stack([p['a'], p['b']]))
+# Zeros around a kernel, as for alignment.
+line('padded', 'bi', w='Io')(
+  lambda x, w: jnp.pad(x, ((0, 0), (0, 2))) @ jnp.pad(w, ((0, 2), (0, 1)))
+)
+# Two kernels side by side, used at once.
+line('concatenated_outputs', 'bi', a='Io', b='hI')(
+  lambda x, a, b: x @ jnp.concatenate([a, b.T], axis=1)
+)
+# Kernels one above the other: each is whole, with its own input.
+line('concatenated_inputs', 'bi', 'bh', a='Io', b='Ho')(
+  lambda x, z, a, b: jnp.concatenate([x, z], 1) @ jnp.concatenate([a, b])
+)
+# `jnp.stack` makes a new axis, a batch axis of the product.
+line('stacked', 'bi', a='Io', b='Io')(
+  lambda x, a, b: jnp.einsum('bi,nio->nbo', x, jnp.stack([a, b]))
+)
 
 
 @program('bi', a='Io', b='iO')
@@ -195,34 +161,22 @@ def unstacked(p, x):
   return jnp.tanh(x @ q) * (x @ k) + x @ v
 
 
-@program('bi', w='Io')
-def tiled_outputs(p, x):
-  """A kernel repeated side by side."""
-  return x @ jnp.tile(p['w'], (1, 2))
+# A kernel repeated side by side.
+line('tiled_outputs', 'bi', w='Io')(lambda x, w: x @ jnp.tile(w, (1, 2)))
+# A kernel repeated along its inputs: each copy is contracted whole.
+line('tiled_inputs', 'bi', w='Io')(
+  lambda x, w: jnp.concatenate([x, 2 * x], 1) @ jnp.tile(w, (2, 1))
+)
+# Each output twice in a row, as grouped-query attention repeats heads.
+line('repeated_outputs', 'bi', w='Io')(
+  lambda x, w: x @ jnp.repeat(w, 2, axis=1)
+)
+# Both axes run backwards.
+line('reversed_axes', 'bi', w='Io')(lambda x, w: x @ w[::-1, ::-1])
 
 
-@program('bi', w='Io')
-def tiled_inputs(p, x):
-  """A kernel repeated along its inputs: each copy is contracted whole."""
-  return jnp.concatenate([x, 2 * x], 1) @ jnp.tile(p['w'], (2, 1))
-
-
-@program('bi', w='Io')
-def repeated_outputs(p, x):
-  """Each output twice in a row, as grouped-query attention repeats heads."""
-  return x @ jnp.repeat(p['w'], 2, axis=1)
-
-
-@program('bi', w='Io')
-def reversed_axes(p, x):
-  """Both axes run backwards."""
-  return x @ p['w'][::-1, ::-1]
-
-
-@program('bi', w='Io')
-def rolled(p, x):
-  """Rolled along the inputs: slices put together again."""
-  return x @ jnp.roll(p['w'], 2, axis=0)
+# Rolled along the inputs: slices put together again.
+line('rolled', 'bi', w='Io')(lambda x, w: x @ jnp.roll(w, 2, axis=0))
 
 
 def _shuffled(n):
@@ -231,49 +185,39 @@ def _shuffled(n):
   return order
 
 
-@program('bi', w='Io')
-def permuting_gather_of_outputs(p, x):
-  """A fixed permutation of the outputs."""
-  return x @ p['w'][:, _shuffled(p['w'].shape[1])]
-
-
-@program('bi', w='Io')
-def permuting_gather_of_inputs(p, x):
-  """A fixed permutation of the inputs; every entry is still used once."""
-  return x @ p['w'][_shuffled(x.shape[1])]
-
-
-@program('bi', w='lIo')
-def permuting_gather_on_an_unused_axis(p, x):
-  """Stored layers in another order, then one taken."""
-  return x @ p['w'][_shuffled(p['w'].shape[0])][1]
+# A fixed permutation of the outputs.
+line('permuting_gather_of_outputs', 'bi', w='Io')(
+  lambda x, w: x @ w[:, _shuffled(w.shape[1])]
+)
+# A fixed permutation of the inputs; every entry is still used once.
+line('permuting_gather_of_inputs', 'bi', w='Io')(
+  lambda x, w: x @ w[_shuffled(x.shape[1])]
+)
+# Stored layers in another order, then one taken.
+line('permuting_gather_on_an_unused_axis', 'bi', w='lIo')(
+  lambda x, w: x @ w[_shuffled(w.shape[0])][1]
+)
 
 
 # Rescaling, masks and sums.
 
 
-@program('bi', w='Io')
-def cast(p, x):
-  """Kept in float32, used in bfloat16."""
-  return x.astype(jnp.bfloat16) @ p['w'].astype(jnp.bfloat16)
-
-
-@program('bi', w='Io')
-def multiplied_by_a_constant(p, x):
-  """An equalized learning rate: a fixed factor."""
-  return x @ (p['w'] / x.shape[1] ** 0.5)
-
-
-@program('bi', w='Io')
-def masked_by_a_constant(p, x):
-  """Pruned by a fixed mask of the kernel's shape."""
-  return x @ (p['w'] * np.triu(np.ones(p['w'].shape, np.float32)))
-
-
-@program('bi', w='Io')
-def masked_by_where(p, x):
-  """Pruned by `where`."""
-  return x @ jnp.where(np.triu(np.ones(p['w'].shape, bool)), p['w'], 0)
+# Kept in float32, used in bfloat16.
+line('cast', 'bi', w='Io')(
+  lambda x, w: x.astype(jnp.bfloat16) @ w.astype(jnp.bfloat16)
+)
+# An equalized learning rate: a fixed factor.
+line('multiplied_by_a_constant', 'bi', w='Io')(
+  lambda x, w: x @ (w / x.shape[1] ** 0.5)
+)
+# Pruned by a fixed mask of the kernel's shape.
+line('masked_by_a_constant', 'bi', w='Io')(
+  lambda x, w: x @ (w * np.triu(np.ones(w.shape, np.float32)))
+)
+# Pruned by `where`.
+line('masked_by_where', 'bi', w='Io')(
+  lambda x, w: x @ jnp.where(np.triu(np.ones(w.shape, bool)), w, 0)
+)
 
 
 @case
@@ -315,46 +259,26 @@ def weight_noise(s):
   )
 
 
-@program('bi', a='Io', b='Io', gate='')
-def selected_by_a_parameter(p, x):
-  """A learned scalar decides between two kernels."""
-  return x @ jnp.where(p['gate'] > 0, p['a'], p['b'])
-
-
-@program('bi', a='Io', b='oI')
-def sum_of_weights(p, x):
-  """`x @ (a + b.T)`, as a frozen kernel and its update."""
-  return x @ (p['a'] + p['b'].T)
-
-
-@program('bi', m='E', w='eIo')
-def mixture_of_kernels(p, x):
-  """`x @ sum_n m[n] w[n]`: layers, and a learned average of their answers."""
-  return x @ jnp.einsum('n,nio->io', jax.nn.softmax(p['m']), p['w'])
-
-
-@program('bi', w='Io')
-def elementwise_function(p, x):
-  """A bounded kernel, `tanh(w)`: entries keep their places."""
-  return x @ jnp.tanh(p['w'])
-
-
-@program('bi', w='ii' + _BOTH_WAYS)
-def symmetric_part(p, x):
-  """`w + w.T` is contracted on both of `w`'s axes: no answer."""
-  return x @ (p['w'] + p['w'].T)
-
-
-@program('bi', w='Io')
-def centred(p, x):
-  """The kernel less its own mean: two paths, one pair of axes."""
-  return x @ (p['w'] - p['w'].mean(0, keepdims=True))
-
-
-@program('bi', w='Io')
-def normalised_by_its_norm(p, x):
-  """The kernel over its own norm, along the inputs."""
-  return x @ (p['w'] / jnp.linalg.norm(p['w'], axis=0, keepdims=True))
+# A learned scalar decides between two kernels.
+line('selected_by_a_parameter', 'bi', a='Io', b='Io', gate='')(
+  lambda x, a, b, gate: x @ jnp.where(gate > 0, a, b)
+)
+# `x @ (a + b.T)`, as a frozen kernel and its update.
+line('sum_of_weights', 'bi', a='Io', b='oI')(lambda x, a, b: x @ (a + b.T))
+# `x @ sum_n m[n] w[n]`: layers, and a learned average of their answers.
+line('mixture_of_kernels', 'bi', m='E', w='eIo')(
+  lambda x, m, w: x @ jnp.einsum('n,nio->io', jax.nn.softmax(m), w)
+)
+# A bounded kernel, `tanh(w)`: entries keep their places.
+line('elementwise_function', 'bi', w='Io')(lambda x, w: x @ jnp.tanh(w))
+# `w + w.T` is contracted on both of `w`'s axes: no answer.
+line('symmetric_part', 'bi', w='ii' + _BOTH_WAYS)(lambda x, w: x @ (w + w.T))
+# The kernel less its own mean: two paths, one pair of axes.
+line('centred', 'bi', w='Io')(lambda x, w: x @ (w - w.mean(0, keepdims=True)))
+# The kernel over its own norm, along the inputs.
+line('normalised_by_its_norm', 'bi', w='Io')(
+  lambda x, w: x @ (w / jnp.linalg.norm(w, axis=0, keepdims=True))
+)
 
 
 @program('bi', w='Io')
@@ -364,10 +288,10 @@ def normalised_and_regularised(p, x):
   return jnp.mean((x @ w) ** 2) + jnp.sum(w**2) + jnp.sum(w @ w.T)
 
 
-@program('bi', w='Io')
-def softmax_over_inputs(p, x):
-  """Each output is a learned average of the inputs."""
-  return x @ jax.nn.softmax(p['w'], axis=0)
+# Each output is a learned average of the inputs.
+line('softmax_over_inputs', 'bi', w='Io')(
+  lambda x, w: x @ jax.nn.softmax(w, axis=0)
+)
 
 
 @program('bi', w='Io')
@@ -377,31 +301,25 @@ def stop_gradient_and_barrier(p, x):
   return x @ lax.optimization_barrier(w)
 
 
-@program('bi', a='i', w='Io')
-def input_scale_in_the_kernel(p, x):
-  """`x @ (a[:, None] * w)` is `(a * x) @ w`: `a` scales inputs."""
-  return x @ (p['a'][:, None] * p['w'])
+# `x @ (a[:, None] * w)` is `(a * x) @ w`: `a` scales inputs.
+line('input_scale_in_the_kernel', 'bi', a='i', w='Io')(
+  lambda x, a, w: x @ (a[:, None] * w)
+)
 
 
 # Contractions in disguise.
 
 
-@program('bi', w='Io')
-def multiply_and_sum(p, x):
-  """`(x[:, :, None] * w).sum(1)` is `x @ w`."""
-  return (x[:, :, None] * p['w']).sum(1)
-
-
-@program('bi', w='oI')
-def multiply_and_sum_last(p, x):
-  """The same with the outputs first."""
-  return jnp.sum(p['w'] * x[:, None, :], axis=-1)
-
-
-@program('bi', w='Io')
-def multiply_and_mean(p, x):
-  """A mean is a scaled sum."""
-  return jnp.mean(x[:, :, None] * p['w'], axis=1)
+# `(x[:, :, None] * w).sum(1)` is `x @ w`.
+line('multiply_and_sum', 'bi', w='Io')(lambda x, w: (x[:, :, None] * w).sum(1))
+# The same with the outputs first.
+line('multiply_and_sum_last', 'bi', w='oI')(
+  lambda x, w: jnp.sum(w * x[:, None, :], axis=-1)
+)
+# A mean is a scaled sum.
+line('multiply_and_mean', 'bi', w='Io')(
+  lambda x, w: jnp.mean(x[:, :, None] * w, axis=1)
+)
 
 
 @program('bti', scale='ti')
@@ -411,34 +329,24 @@ def scale_then_layer_norm(p, x):
   return (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
 
 
-@program('bti', w='tIo')
-def vector_times_matrix(p, x):
-  """`lax.dot_general` with a batch axis: one kernel for each position."""
-  return lax.dot_general(x, p['w'], (((2,), (1,)), ((1,), (0,))))
-
-
-@program('bti', w='oIT')
-def contraction_over_two_axes(p, x):
-  """Two axes at once, in another order."""
-  return jnp.einsum('bti,oit->bo', x, p['w'])
-
-
-@program('b[it]', a='Io', b='Th')
-def kronecker(p, x):
-  """`x @ kron(a, b)`: inputs are pairs, and so are outputs."""
-  return x @ jnp.kron(p['a'], p['b'])
-
-
-@program('bi', im='Io', re='Io')
-def complex_pair(p, x):
-  """A complex kernel made of two real ones."""
-  return (x @ (p['re'] + 1j * p['im'])).real
-
-
-@program('bi', w='Io')
-def running_sum_of_weights(p, x):
-  """`x @ cumsum(w)` is `reversed_cumsum(x) @ w`."""
-  return x @ jnp.cumsum(p['w'], axis=0)
+# `lax.dot_general` with a batch axis: one kernel for each position.
+line('vector_times_matrix', 'bti', w='tIo')(
+  lambda x, w: lax.dot_general(x, w, (((2,), (1,)), ((1,), (0,))))
+)
+# Two axes at once, in another order.
+line('contraction_over_two_axes', 'bti', w='oIT')(
+  lambda x, w: jnp.einsum('bti,oit->bo', x, w)
+)
+# `x @ kron(a, b)`: inputs are pairs, and so are outputs.
+line('kronecker', 'b[it]', a='Io', b='Th')(lambda x, a, b: x @ jnp.kron(a, b))
+# A complex kernel made of two real ones.
+line('complex_pair', 'bi', im='Io', re='Io')(
+  lambda x, im, re: (x @ (re + 1j * im)).real
+)
+# `x @ cumsum(w)` is `reversed_cumsum(x) @ w`.
+line('running_sum_of_weights', 'bi', w='Io')(
+  lambda x, w: x @ jnp.cumsum(w, axis=0)
+)
 
 
 @program('bi', w='oI')
@@ -448,31 +356,25 @@ def cosines(p, x):
   return x @ w.T
 
 
-@program('bi', w='oi')
-def distances(p, x):
-  """`(x - w) ** 2` summed: data and weights are subtracted, not multiplied."""
-  return jnp.sum((x[:, None] - p['w']) ** 2, -1)
+# `(x - w) ** 2` summed: data and weights are subtracted, not multiplied.
+line('distances', 'bi', w='oi')(lambda x, w: jnp.sum((x[:, None] - w) ** 2, -1))
 
 
 # Uses that are no contraction with data, and leaves without an answer.
 
 
-@program('bti', b='ti: added to activations')
-def added(p, x):
-  """A bias of rank 2 is added, not contracted."""
-  return x + p['b']
+# A bias of rank 2 is added, not contracted.
+line('added', 'bti', b='ti: added to activations')(lambda x, b: x + b)
 
 
-@program('bti', g='ti: scales activations')
-def multiplied(p, x):
-  """A scale of rank 2 multiplies each activation."""
-  return jnp.tanh(x * p['g'])
-
-
-@program('#bt', table='vi: looked up by gather')
-def looked_up(p, ids):
-  """Rows picked by number form no inner product."""
-  return p['table'][ids]
+# A scale of rank 2 multiplies each activation.
+line('multiplied', 'bti', g='ti: scales activations')(
+  lambda x, g: jnp.tanh(x * g)
+)
+# Rows picked by number form no inner product.
+line('looked_up', '#bt', table='vi: looked up by gather')(
+  lambda ids, table: table[ids]
+)
 
 
 @program('bti', token='xxi', w='Io')
@@ -482,28 +384,22 @@ def concatenated_with_data(p, x):
   return jnp.concatenate([token, x], axis=1) @ p['w']
 
 
-@program('bi', spare='io: never used', w='Io')
-def never_used(p, x):
-  """A leaf that the program drops."""
-  return x @ p['w']
-
-
-@program('bi', w='Io')
-def used_alike_twice(p, x):
-  """One kernel in two places, with the same axes."""
-  return jnp.tanh(x @ p['w']) + jnp.tanh(2 * x @ p['w'])
-
-
-@program('bi', w='io' + _BOTH_WAYS)
-def used_both_ways(p, x):
-  """A tied autoencoder contracts each axis once: no answer."""
-  return jnp.tanh(x @ p['w']) @ p['w'].T
-
-
-@program('bti', q='I')
-def learned_probe_of_data(p, x):
-  """Attention pooling: `x @ q` is a Dense layer with one output."""
-  return jnp.einsum('bti,i->bt', x, p['q'])
+# A leaf that the program drops.
+line('never_used', 'bi', spare='io: never used', w='Io')(
+  lambda x, spare, w: x @ w
+)
+# One kernel in two places, with the same axes.
+line('used_alike_twice', 'bi', w='Io')(
+  lambda x, w: jnp.tanh(x @ w) + jnp.tanh(2 * x @ w)
+)
+# A tied autoencoder contracts each axis once: no answer.
+line('used_both_ways', 'bi', w='io' + _BOTH_WAYS)(
+  lambda x, w: jnp.tanh(x @ w) @ w.T
+)
+# Attention pooling: `x @ q` is a Dense layer with one output.
+line('learned_probe_of_data', 'bti', q='I')(
+  lambda x, q: jnp.einsum('bti,i->bt', x, q)
+)
 
 
 @program('bti', bias='Ih', embedding='oH', kernel='th', query='to')
@@ -513,16 +409,14 @@ def misleading_names(p, x):
   return (x @ p['embedding'].T) * p['query']
 
 
-@program('bi', w='io! fft')
-def unknown_primitive(p, x):
-  """A kernel given by its spectrum: entries have lost their places."""
-  return x @ jnp.fft.ifft(p['w'], axis=0).real
-
-
-@program('bi', skew='oo! qr', w='Io')
-def unknown_primitive_spares_the_others(p, x):
-  """What is lost is only the leaf that meets the unknown primitive."""
-  return jnp.tanh(x @ p['w']) @ jnp.linalg.qr(p['skew'])[0]
+# A kernel given by its spectrum: entries have lost their places.
+line('unknown_primitive', 'bi', w='io! fft')(
+  lambda x, w: x @ jnp.fft.ifft(w, axis=0).real
+)
+# What is lost is only the leaf that meets the unknown primitive.
+line('unknown_primitive_spares_the_others', 'bi', skew='oo! qr', w='Io')(
+  lambda x, skew, w: jnp.tanh(x @ w) @ jnp.linalg.qr(skew)[0]
+)
 
 
 @program('bi', w='io! pallas_call')
@@ -543,28 +437,20 @@ def callback(p, x):
   return jax.pure_callback(lambda w, x: x @ w, out, p['w'], x)
 
 
-@program('bi', w='iio!')
-def diagonal_of_a_kernel(p, x):
-  """Only entries `(i, i, o)` meet data: no set of axes is a diagonal."""
-  return jnp.einsum('bi,iio->bo', x, p['w'])
-
-
-@program('bi', a='Io', b='oI')
-def selected_by_data(p, x):
-  """Data decides between two kernels; either has its axes."""
-  return x @ jnp.where(x.sum() > 0, p['a'], p['b'].T)
-
-
-@program('bi', w='Io')
-def sorted_kernel(p, x):
-  """Sorted along the inputs: a permutation within each weight vector."""
-  return x @ jnp.sort(p['w'], axis=0)
-
-
-@program('bi', w='Io')
-def data_through_an_unknown_primitive(p, x):
-  """It is the weight that must be followed; the data may go anywhere."""
-  return jnp.sort(jnp.fft.fft(x).real) @ p['w']
+# Only entries `(i, i, o)` meet data: no set of axes is a diagonal.
+line('diagonal_of_a_kernel', 'bi', w='iio!')(
+  lambda x, w: jnp.einsum('bi,iio->bo', x, w)
+)
+# Data decides between two kernels; either has its axes.
+line('selected_by_data', 'bi', a='Io', b='oI')(
+  lambda x, a, b: x @ jnp.where(x.sum() > 0, a, b.T)
+)
+# Sorted along the inputs: a permutation within each weight vector.
+line('sorted_kernel', 'bi', w='Io')(lambda x, w: x @ jnp.sort(w, axis=0))
+# It is the weight that must be followed; the data may go anywhere.
+line('data_through_an_unknown_primitive', 'bi', w='Io')(
+  lambda x, w: jnp.sort(jnp.fft.fft(x).real) @ w
+)
 
 
 # Sub-programs.
@@ -743,10 +629,10 @@ def cond(p, x):
   return lax.cond(x.sum() > 0, one, lambda x: x @ p['b'].T @ p['c'], x)
 
 
-@program('bi', w='ii' + _BOTH_WAYS)
-def cond_disagrees(p, x):
-  """The branches use one kernel in two ways: no answer."""
-  return lax.cond(x.sum() > 0, lambda: x @ p['w'], lambda: x @ p['w'].T)
+# The branches use one kernel in two ways: no answer.
+line('cond_disagrees', 'bi', w='ii' + _BOTH_WAYS)(
+  lambda x, w: lax.cond(x.sum() > 0, lambda: x @ w, lambda: x @ w.T)
+)
 
 
 @program('#', 'bi', a='Io', b='oI')
@@ -756,16 +642,12 @@ def switch_returns_weights(p, i, x):
   return x @ lax.switch(i, [lambda: a, lambda: b, lambda: 2 * (a - b)])
 
 
-@program('bi', w='oI')
-def mapped(p, x):
-  """`lax.map` over examples."""
-  return lax.map(lambda x: p['w'] @ x, x)
-
-
-@program('tbi', w='Ii')
-def associative_scan(p, x):
-  """A kernel within an associative scan over time."""
-  return lax.associative_scan(lambda a, b: a @ p['w'] + b, x)
+# `lax.map` over examples.
+line('mapped', 'bi', w='oI')(lambda x, w: lax.map(lambda x: w @ x, x))
+# A kernel within an associative scan over time.
+line('associative_scan', 'tbi', w='Ii')(
+  lambda x, w: lax.associative_scan(lambda a, b: a @ w + b, x)
+)
 
 
 @program('bi', w='Ii')
@@ -786,10 +668,10 @@ def vmap_over_models_last_axis(p, x):
   return jax.vmap(lambda w: x @ w, in_axes=-1)(p['w'])
 
 
-@program('bi', w='oI')
-def vmap_over_examples(p, x):
-  """A model of one example, mapped over a batch."""
-  return jax.vmap(lambda x: jnp.tanh(p['w'] @ x))(x)
+# A model of one example, mapped over a batch.
+line('vmap_over_examples', 'bi', w='oI')(
+  lambda x, w: jax.vmap(lambda x: jnp.tanh(w @ x))(x)
+)
 
 
 @program('bi', w='boI')
@@ -917,16 +799,14 @@ def gradient_with_respect_to_data(p, x):
   return jax.grad(energy)(x)
 
 
-@program('bi', w='Io')
-def jacobian_vector_product(p, x):
-  """Forward mode: tangents meet the kernel as the data does."""
-  return jax.jvp(lambda x: jnp.tanh(x @ p['w']), (x,), (jnp.ones_like(x),))
-
-
-@program('bi', w='Io')
-def hessian(p, x):
-  """Forward over reverse, in the data."""
-  return jax.vmap(jax.hessian(lambda x: jnp.sum(jnp.tanh(x @ p['w']))))(x)
+# Forward mode: tangents meet the kernel as the data does.
+line('jacobian_vector_product', 'bi', w='Io')(
+  lambda x, w: jax.jvp(lambda x: jnp.tanh(x @ w), (x,), (jnp.ones_like(x),))
+)
+# Forward over reverse, in the data.
+line('hessian', 'bi', w='Io')(
+  lambda x, w: jax.vmap(jax.hessian(lambda x: jnp.sum(jnp.tanh(x @ w))))(x)
+)
 
 
 @program('bi', w='lIi')
