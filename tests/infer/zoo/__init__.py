@@ -19,12 +19,15 @@ A program of one expression is a line, where leaves have their names:
     # The rows of `w` are contracted; the bias is added.
     line('dense', 'bi', w='Io', b='o')(lambda x, w, b: x @ w + b)
 
-A model of a framework is a function of `Sizes` that returns a `Case`, under
+A layer of a framework is a line of the table in that framework's module, with
+axes by paths, in which `*` stands for anything and the first that fits counts.
+What fits neither form is a function of `Sizes` that returns a `Case`, under
 `@case`.
 """
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import fnmatch
 import importlib
 import math
 import re
@@ -32,6 +35,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+import optax_gc
 
 
 class Sizes(NamedTuple):
@@ -67,7 +72,6 @@ class Case:
     axes: The reduction axes of leaves, by path. A leaf of rank 2 or more must
       be listed; one of lower rank that is not has none.
     reasons: Parts of the sentences that the verdicts must give, by path.
-    outputs: Output axes of some leaves, by path.
     unresolved: Paths that `strict=True` must complain about.
     maybe: Paths that may be declined as well: the axes are right, but nobody
       would miss them.
@@ -78,9 +82,6 @@ class Case:
   inputs: tuple[Any, ...]
   axes: Mapping[str, tuple[int, ...]]
   reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  outputs: Mapping[str, tuple[int, ...]] = dataclasses.field(
-    default_factory=dict
-  )
   unresolved: tuple[str, ...] = ()
   maybe: tuple[str, ...] = ()
 
@@ -172,6 +173,48 @@ def line(
     return program(*inputs, **leaves)(fn)
 
   return register
+
+
+def layer_by(
+  build: Callable[..., tuple[Callable[..., Any], Any, tuple[Any, ...]]],
+) -> Callable[..., Callable[[Callable[[Sizes], Any]], None]]:
+  """What registers layers: `layer(name, *inputs, axes)(lambda s: module)`.
+
+  Args:
+    build: A function of a module and of its inputs, in shapes, which returns a
+      program, its params and its inputs.
+  """
+
+  def layer(name, *words, reasons=None, **kwargs):
+    *inputs, axes = words
+
+    def register(make):
+      def built(s: Sizes) -> Case:
+        shapes = tuple(_input(shape, s) for shape in inputs)
+        fn, params, given = build(make(s), *shapes, **kwargs)
+        return Case(fn, params, given, _by_path(axes, params), reasons or {})
+
+      built.__name__, built.__module__ = name, make.__module__
+      built.__doc__ = f'{name}, whose reason is the comment above it.'
+      case(built)
+
+    return register
+
+  return layer
+
+
+def _by_path(axes: Mapping[str, tuple[int, ...]], params: Any) -> dict:
+  """Axes by whole paths; raises if a pattern fits no path."""
+  nothing = jax.tree.map(lambda _: None, params)
+  found, idle = {}, set(axes)
+  for row in optax_gc.summary(params, nothing):
+    for pattern in axes:
+      if fnmatch.fnmatchcase(row.path, pattern):
+        found[row.path] = axes[pattern]
+        idle.discard(pattern)
+        break
+  assert not idle, f'{idle} fit none of the paths'
+  return found
 
 
 _LEAF = re.compile(r'([^:!? ]*)([:!?])? ?(.*)')
