@@ -92,7 +92,6 @@ _NOT_COVERED = {
     (
       *('while_loop', 'while_loop_condition_and_state', 'custom_kernel'),
       *('callback', 'ragged_product_in_a_gradient', 'computation_until_sure'),
-      'norm_by_a_kernel_for_a_device',
     ),
     _UNDERIVED,
   ),

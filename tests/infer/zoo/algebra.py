@@ -45,14 +45,6 @@ def product_then_sum(p, x):
   return y.transpose(1, 0, 2).mean(2)
 
 
-@program('bi', w='eIo')
-def experts_mixed_in_a_sum(p, x):
-  """The sum over experts mixes their answers: no part of the product."""
-  y = jnp.einsum('bi,eio->beo', x, p['w'])
-  gates = jax.nn.softmax(jnp.tile(x, 8)[:, : y.shape[1]])
-  return jnp.sum(y * gates[..., None], axis=1)
-
-
 @program('ebi', w='eIo')
 def experts_mixed_after_a_batched_product(p, x):
   """The same with an input for each expert."""
@@ -144,14 +136,6 @@ def image_of_a_rescaled_leaf(p, x):
 # Rearrangements.
 
 
-@program('bi', w='I[2o]')
-def outputs_in_another_order(p, x):
-  """A reshape and a transposition shuffle the outputs only."""
-  i, o = p['w'].shape
-  w = p['w'].reshape(i, o // 2, 2).transpose(0, 2, 1)
-  return x @ w.reshape(i, o)
-
-
 @program('bni', w='NoI')
 def merged_after_transpose(p, x):
   """Contracted axes are brought together, then merged."""
@@ -172,13 +156,6 @@ line('columns_stacked_again', 'bi', w='oI')(
 )
 
 
-@program('bmmi', w='[3X][3X]Io')
-def window_stacked_again(p, x):
-  """A window's places are taken apart and stacked again."""
-  rows = [jnp.stack([p['w'][i, j] for j in range(3)]) for i in range(3)]
-  return _conv(x, jnp.stack(rows))
-
-
 @program('bi', w='Io')
 def written_into_zeros(p, x):
   """A kernel is put into an array of zeros."""
@@ -190,14 +167,6 @@ def written_into_zeros(p, x):
 line('padded_and_cut', 'bi', w='Io')(
   lambda x, w: x @ jnp.pad(w, ((1, 2), (0, 0)))[1:-2]
 )
-
-
-@program('bim', w='[IM]o')
-def rolled_factor(p, x):
-  """One factor of an axis is rolled."""
-  _, i, m = x.shape
-  w = jnp.roll(p['w'].reshape(i, m, -1), 2, 1)
-  return jnp.einsum('bim,imo->bo', x, w)
 
 
 @program('bi', w='Ixo', v='Io')
@@ -213,14 +182,6 @@ def stack_of_leaves_taken_apart(p, x):
   w = jnp.stack([p['a'], p['b'].T], axis=-1)
   w = jnp.where(np.arange(w.size).reshape(w.shape) % 3 > 0, w, 0.0)
   return jnp.tanh(x @ w[..., 0]) @ w[..., 1]
-
-
-@program('b2', w='i[10x]! part of axis 1 is contracted')
-def columns_restacked_and_contracted(p, x):
-  """Two columns of many are contracted, the others returned."""
-  kept, summed = jnp.split(p['w'], [8], axis=1)
-  columns = jnp.stack([summed[:, 0], summed[:, 1]], axis=1)
-  return jnp.einsum('bi,oi->bo', x, columns), kept
 
 
 @program('bi', w='[2i]i' + _HALF)
@@ -255,24 +216,6 @@ def recurrent_halves(p, xs):
   return lax.scan(step, xs[:, 0], xs.swapaxes(0, 1))
 
 
-@program('bti', w='[2I]i')
-def recurrent_concatenated(p, xs):
-  """The same with the inputs side by side."""
-
-  def step(h, x):
-    return jnp.tanh(jnp.concatenate([x, h], -1) @ p['w']), None
-
-  return lax.scan(step, xs[:, 0], xs.swapaxes(0, 1))
-
-
-@program('bti', w='[2i]o' + _HALF)
-def halves_in_a_product_and_on_a_latent(p, x):
-  """A half meets data; the other is a layer on learned queries."""
-  b, t, i = x.shape
-  latent = jnp.broadcast_to(p['w'][i:, 0], (b, t, i))
-  return (x[:, 0, :, None] * p['w'][:i]).sum(1), latent @ p['w'][i:]
-
-
 @program('bi2', w='[2i]o' + _HALF)
 def half_in_a_product_and_a_sum(p, x):
   """One factor of an axis is contracted, the other is a batch axis."""
@@ -286,18 +229,6 @@ def members_among_the_inputs(p, x):
   i = x.shape[1]
   gates = jnp.array([0.1, 0.2, 0.3, 0.4])
   return x @ jnp.einsum('n,ino->io', gates, p['w'].reshape(i, 4, -1))
-
-
-@program('bi', w='[3d]i' + _PART)
-def part_of_an_axis_in_a_loop(p, x):
-  """A loop takes an axis apart into layers."""
-  layers = p['w'].reshape(3, -1, x.shape[1])
-  d = layers.shape[1]
-
-  def layer(x, w):
-    return x + jnp.tile(x, 2)[:, :d] @ w, None
-
-  return lax.scan(layer, x, layers)
 
 
 @program('bi', w='[2i]i' + _PART)
@@ -315,13 +246,6 @@ def part_of_an_axis_at_an_unknown_place(p, x):
 
 # A gain with an axis of size one scales the kernel's rows.
 line('gain_of_inputs', 'bi', g='ix', v='Io')(lambda x, g, v: x @ (g * v))
-
-
-@program('bi', w='Ino')
-def normalised_by_an_output_axis(p, x):
-  """A norm over one of two output axes."""
-  size = jnp.linalg.norm(p['w'], axis=1)[:, None]
-  return jnp.einsum('bi,ino->bno', x, p['w'] / size)
 
 
 @program('bnd', w='NDo')
@@ -406,13 +330,6 @@ def ensemble_of_gains_by_einsum(p, x):
 line('rescaled_by_data', 'bi', '', w='Io')(lambda x, sigma, w: x @ (w / sigma))
 
 
-@program('bi', w='Io')
-def dropped_by_a_key_of_its_own(p, x):
-  """Dropped weights; the key is a constant of the program."""
-  kept = jax.random.bernoulli(jax.random.key(0), 0.5, p['w'].shape)
-  return x @ jnp.where(kept, p['w'], 0.0)
-
-
 @program('i', 'bi', f='Ii', a='Ii', b='Ii', w='Io')
 def kernels_chosen_by_data(p, x, z):
   """A branch of data gives the kernel, or a part of one."""
@@ -441,26 +358,6 @@ def mixture_with_chosen_gates(p, x):
   """Data choose the gates of a mixture of kernels."""
   gates = lax.cond(x.sum() > 0, lambda: p['m'], lambda: 2 * p['k'])
   return x @ jnp.einsum('e,eio->io', jax.nn.softmax(gates), p['w'])
-
-
-@program('ti', w='Io')
-def permuted_in_a_batched_branch(p, x):
-  """A mapped branch permutes the kernel's outputs."""
-  order = np.arange(p['w'].shape[1])[::-1].copy()
-
-  def one(x):
-    return lax.cond(
-      x.sum() > 0, lambda: x @ p['w'][:, order], lambda: x @ (0 * p['w'])
-    )
-
-  return jax.vmap(one)(x)
-
-
-@program('bi', w='loI')
-def normalised_in_a_loop(p, x):
-  """A loop over kernels hands them out, normalised and transposed."""
-  kernels = lax.map(lambda w: (w / jnp.linalg.norm(w)).T, p['w'])
-  return jnp.einsum('bi,lio->blo', x, kernels)
 
 
 @program('#t', w='vi')
@@ -622,13 +519,6 @@ def product_and_sum_after_a_layer(p, x):
 line('rows_that_meet_data', 'bi', '#b', u='vi! rows that data picked')(
   lambda x, j, u: jnp.einsum('bi,bi->b', x, u[j])
 )
-
-
-@program('bo', '#b', u='vi! rows that data picked')
-def padded_rows_that_meet_data(p, x, j):
-  """Zeros around a row do not make it a kernel."""
-  rows = jnp.pad(p['u'][j], ((0, 0), (1, 0)))
-  return jnp.einsum('bi,bi->b', jnp.resize(x, rows.shape), rows)
 
 
 @program('bti', '#bt', v='vi! rows that data picked')

@@ -15,13 +15,6 @@ def _convolved(x, kernel):
   )
 
 
-@program('bti', down='Hi', up='2Ih')
-def gated_unit(p, x):
-  """Gate and value of a SwiGLU are a stack of two kernels."""
-  gate, value = jnp.einsum('bti,nih->nbth', x, p['up'])
-  return (jax.nn.silu(gate) * value) @ p['down']
-
-
 @program('bmmi', a='Ih', b='Hi', conv='WWIi')
 def squeeze_and_excite(p, x):
   """Channels are scaled by what two layers make of their means."""
@@ -91,16 +84,6 @@ def relative_positions(p, x):
   scores = jnp.einsum('bqnd,bknd->bnqk', q, q)
   scores += jnp.einsum('bqnd,qkd->bnqk', q, keys)
   return jax.nn.softmax(scores + biases.transpose(2, 0, 1))
-
-
-@program('bt[2d]', w='2[3D]o')
-def grouped_convolution_by_patches(p, x):
-  """Shifted inputs, cut in groups, meet one kernel a group."""
-  b, t, _ = x.shape
-  x = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
-  cuts = jnp.stack([x[:, i : i + t] for i in range(3)], 2)
-  cuts = cuts.reshape(b, t, 3, 2, -1).swapaxes(2, 3).reshape(b, t, 2, -1)
-  return jnp.einsum('btgi,gio->btgo', cuts, p['w'])
 
 
 @program('bti', w='i[3X]')

@@ -7,7 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.infer.zoo import Case, case, f32, line, program
+from tests.infer.zoo import line, program
 
 # Convolutions: every axis of a kernel but that of its outputs is contracted.
 
@@ -77,13 +77,6 @@ def conv_vmapped_grouped(p, x):
   return jax.vmap(conv)(x, p['w'])
 
 
-@program('bimm', w='oIWW')
-def conv_vmapped_over_examples(p, x):
-  """A conv of one image mapped over a batch; the kernel is shared."""
-  conv = partial(lax.conv, window_strides=(1, 1), padding='SAME')
-  return jax.vmap(lambda x: conv(x[None], p['w'])[0])(x)
-
-
 @program('bmmi', 'bh', style='Hi', w='WWIo')
 def conv_modulated(p, x, z):
   """A style made from data scales each channel of the kernel (StyleGAN)."""
@@ -129,37 +122,11 @@ def _attend(q, k, v):
   return jnp.einsum('bnqk,bknd->bqnd', jax.nn.softmax(scores), v)
 
 
-def _rotate(x):
-  """Rotary position embedding: pairs of features turn with the position."""
-  half = x.shape[-1] // 2
-  angles = np.arange(x.shape[1])[:, None] / 10.0 ** np.arange(half)
-  cos, sin = (f(angles)[None, :, None] for f in (np.cos, np.sin))
-  a, b = x[..., :half], x[..., half:]
-  return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
-
-
 @program('bti', b='nd', k='Ind', o='NDi', q='Ind', v='Ind')
 def attention_with_heads(p, x):
   """Projections to `(heads, width)`, and back from both."""
   q, k, v = (y + p['b'] for y in _heads(p, x))
   return jnp.einsum('btnd,ndi->bti', _attend(q, k, v), p['o'])
-
-
-@program('bti', k='I[4d]', o='[4D]i', q='I[4d]', v='I[4d]')
-def attention_rotary(p, x):
-  """Queries and keys are turned after their projections."""
-  shape = (*x.shape[:2], 4, -1)
-  q, k, v = ((x @ p[n]).reshape(shape) for n in 'qkv')
-  y = _attend(_rotate(q), _rotate(k), v)
-  return y.reshape(*x.shape[:2], -1) @ p['o']
-
-
-@program('bti', o='[4D]i', qkv='I[12d]')
-def attention_fused(p, x):
-  """One kernel `(in, 3 * heads * width)`, split after the product."""
-  parts = jnp.split(x @ p['qkv'], 3, axis=-1)
-  y = _attend(*(y.reshape(*x.shape[:2], 4, -1) for y in parts))
-  return y.reshape(*x.shape[:2], -1) @ p['o']
 
 
 @program('bti', o='NDi', qkv='3nId')
@@ -182,24 +149,6 @@ def attention_grouped_query(p, x):
   q, k, v = _heads(p, x)
   y = _attend(q, *(jnp.repeat(a, 2, axis=2) for a in (k, v)))
   return jnp.einsum('btnd,ndi->bti', y, p['o'])
-
-
-@program('bti', k='Ind', o='[2N]Di', q='I[2n]d', v='Ind')
-def attention_grouped_query_by_reshape(p, x):
-  """The queries' heads in groups, an axis that `k` and `v` lack."""
-  q, k, v = _heads(p, x)
-  q = q.reshape(*q.shape[:2], -1, 2, q.shape[-1])
-  a = jax.nn.softmax(jnp.einsum('bqnrd,bknd->bnrqk', q, k))
-  y = jnp.einsum('bnrqk,bknd->bqnrd', a, v)
-  return y.reshape(*x.shape[:2], -1) @ p['o'].reshape(-1, x.shape[2])
-
-
-@program('bti', o='NDi', qkv='I3nd')
-def attention_builtin(p, x):
-  """`jax.nn.dot_product_attention` between hand-made projections."""
-  q, k, v = jnp.split(jnp.einsum('bti,ijnd->btnjd', x, p['qkv']), 3, axis=3)
-  y = jax.nn.dot_product_attention(*(a[:, :, :, 0] for a in (q, k, v)))
-  return jnp.tensordot(y, p['o'], 2)
 
 
 @program('bti', k='Ind', latents='lh', o='NDh', q='Hnd', v='Ind')
@@ -313,37 +262,13 @@ def experts_gathered(p, x):
   return jnp.einsum('th,thi->ti', h, p['down'][expert])
 
 
-@program('ti', **_EXPERTS)
-def experts_scanned(p, x):
-  """A loop over experts adds up their answers."""
-  gates = jax.nn.softmax(x @ p['router'])
-
-  def one(total, expert):
-    up, down, gate = expert
-    return total + gate[:, None] * (jax.nn.relu(x @ up) @ down), None
-
-  start = jnp.zeros_like(x)
-  return lax.scan(one, start, (p['up'], p['down'], gates.T))[0]
-
-
 # Low rank, normalized, standardized, quantized kernels.
 
 
-# `x @ w + (x @ a) @ b`: three layers.
-line('lora', 'bi', a='I4', b='[4X]o', w='Io')(
-  lambda x, a, b, w: x @ w + 2 * (x @ a) @ b
-)
 # `x @ (w + a @ b)` is the same function, with the same three layers.
 line('lora_merged', 'bi', a='I4', b='[4X]o', w='Io')(
   lambda x, a, b, w: x @ (w + 2 * a @ b)
 )
-
-
-@program('bi', g='xo', v='Io')
-def weight_norm(p, x):
-  """`g * v / |v|`: the direction is the kernel, the gain a scale."""
-  size = jnp.sqrt(jnp.sum(p['v'] ** 2, 0, keepdims=True))
-  return x @ (p['g'] * p['v'] / size)
 
 
 @program('bmmi', gain='o', w='WWIo')
@@ -353,19 +278,6 @@ def weight_standardization(p, x):
   variance = jnp.var(p['w'], (0, 1, 2), keepdims=True)
   w = p['gain'] * (p['w'] - mean) * lax.rsqrt(variance + 1e-6)
   return _conv(x, w)
-
-
-@program('bi', u='o', w='Io')
-def spectral_norm(p, x):
-  """The power iteration meets only state that is no data: it is no use."""
-  w, u = p['w'], p['u']
-  for _ in range(2):
-    v = u @ w.T
-    v = v / jnp.linalg.norm(v)
-    u = v @ w
-    u = u / jnp.linalg.norm(u)
-  u, v = lax.stop_gradient((u, v))
-  return x @ (w / (v @ w @ u)), u
 
 
 @program('bi', v='Io', w='io! never meets the inputs', z='i')
@@ -382,17 +294,6 @@ def layer_on_a_constant_state(p, x):
   """One step of a recurrent layer from a constant; what it makes meets data."""
   state = jnp.ones((x.shape[0], p['h'].shape[0]))
   return jnp.tanh(state @ p['h'] + x @ p['i'])
-
-
-@case
-def quantised_stored(s):
-  """Integers have no gradient; the scale multiplies each output."""
-  return Case(
-    lambda p, x: x @ (p['w'].astype(jnp.float32) * p['scale']),
-    {'scale': f32(1, s.out), 'w': jax.ShapeDtypeStruct((s.inp, s.out), 'int8')},
-    (f32(s.batch, s.inp),),
-    {'scale': (), 'w': ()},
-  )
 
 
 @program('bi', w='Io')
@@ -412,21 +313,6 @@ def quantised_product(p, x):
 
 
 # Recurrent and other models.
-
-
-@program('tbi', b='[4h]', h='H[4h]', x='I[4h]')
-def lstm(p, x):
-  """Input and recurrent kernels `(in, 4 * hid)`, the gates split after."""
-
-  def step(state, x):
-    h, c = state
-    i, f, g, o = jnp.split(x @ p['x'] + h @ p['h'] + p['b'], 4, -1)
-    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    h = jax.nn.sigmoid(o) * jnp.tanh(c)
-    return (h, c), h
-
-  zeros = jnp.zeros((x.shape[1], p['h'].shape[0]))
-  return lax.scan(step, (zeros, zeros), x)[1]
 
 
 @program('tbi', decay='xh', i='Ih', o='Ho')

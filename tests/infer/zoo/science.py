@@ -4,7 +4,6 @@ import functools
 
 import jax
 from jax import lax
-from jax.experimental import pallas
 import jax.numpy as jnp
 import numpy as np
 
@@ -254,22 +253,6 @@ def inducing_points(p, x):
   root = jnp.linalg.cholesky(kernel(z, z) + 1e-3 * jnp.eye(len(z)))
   cross = _solve_triangular(root, kernel(z, x))
   return cross.T @ p['m'], jnp.sum((jnp.tril(p['l']).T @ cross) ** 2, 0)
-
-
-def _pallas_call(fn, shape, *args):
-  out = jax.ShapeDtypeStruct(shape, jnp.float32)
-  return pallas.pallas_call(fn, out_shape=out, interpret=True)(*args)
-
-
-@program('bi', g='xi?', w='Io')
-def norm_by_a_kernel_for_a_device(p, x):
-  """A norm's scale is in a fused kernel; the Dense layer after it is not."""
-
-  def norm(x, g, out):
-    size = lax.rsqrt(jnp.mean(x[...] ** 2, -1, keepdims=True) + 1e-6)
-    out[...] = x[...] * size * g[...]
-
-  return _pallas_call(norm, x.shape, x, p['g']) @ p['w']
 
 
 @program('bi', w='lIi', o='Io')

@@ -56,13 +56,6 @@ line('reshape_splits_inputs', 'bnd', w='[ND]o')(
 )
 
 
-@program('bi', w='I[nd]')
-def reshape_splits_and_merges_back(p, x):
-  """Split into heads, transposed, and merged again, on either side."""
-  w = p['w'].reshape(x.shape[1], 4, -1).transpose(1, 0, 2)
-  return x @ w.transpose(1, 0, 2).reshape(p['w'].shape)
-
-
 # A kernel kept as one flat vector: half of its axis is contracted.
 line('reshape_through_flat', 'bi', w='[io]: axis 0')(
   lambda x, w: x @ w.reshape(x.shape[1], -1)
@@ -73,13 +66,6 @@ line('singleton_axes', 'bi', w='Ixo')(
 )
 
 
-@program('bi', w='Io')
-def broadcast_over_batch(p, x):
-  """One kernel, repeated for every example of the batch."""
-  w = jnp.broadcast_to(p['w'], (x.shape[0], *p['w'].shape))
-  return jnp.einsum('bi,bio->bo', x, w)
-
-
 @program('bi', w='I[2o]')
 def slice_of_outputs(p, x):
   """Two outputs' slices used apart: every weight vector is whole."""
@@ -87,10 +73,6 @@ def slice_of_outputs(p, x):
   return jnp.tanh(x @ p['w'][:, :half]) * (x @ p['w'][:, half:])
 
 
-# Even and odd outputs.
-line('strided_slice_of_outputs', 'bi', w='I[2o]')(
-  lambda x, w: (x @ w[:, ::2]) * (x @ w[:, 1::2])
-)
 # Half of the input axis is contracted, the rest never used: no answer.
 line('slice_of_inputs', 'bi', w='[2i]o! of axis 0 is contracted')(
   lambda x, w: x @ w[: x.shape[1]]
@@ -103,14 +85,6 @@ line('two_layers_in_one_axis', 'bi', w='[2i]i!')(
 line('block_diagonal', 'bnd', w='[nd]o! of axis 0 is contracted')(
   lambda x, w: jnp.einsum('bnd,ndo->bno', x, w.reshape(*x.shape[1:], -1))
 )
-
-
-@program('bi', w='lIi')
-def layer_of_a_stack(p, x):
-  """An unrolled stack: `w[i]` for each layer."""
-  for w in p['w']:
-    x = jnp.tanh(x @ w)
-  return x
 
 
 @program('bi', w='Ili')
@@ -161,8 +135,6 @@ def unstacked(p, x):
   return jnp.tanh(x @ q) * (x @ k) + x @ v
 
 
-# A kernel repeated side by side.
-line('tiled_outputs', 'bi', w='Io')(lambda x, w: x @ jnp.tile(w, (1, 2)))
 # A kernel repeated along its inputs: each copy is contracted whole.
 line('tiled_inputs', 'bi', w='Io')(
   lambda x, w: jnp.concatenate([x, 2 * x], 1) @ jnp.tile(w, (2, 1))
@@ -206,14 +178,6 @@ line('permuting_gather_on_an_unused_axis', 'bi', w='lIo')(
 line('cast', 'bi', w='Io')(
   lambda x, w: x.astype(jnp.bfloat16) @ w.astype(jnp.bfloat16)
 )
-# An equalized learning rate: a fixed factor.
-line('multiplied_by_a_constant', 'bi', w='Io')(
-  lambda x, w: x @ (w / x.shape[1] ** 0.5)
-)
-# Pruned by a fixed mask of the kernel's shape.
-line('masked_by_a_constant', 'bi', w='Io')(
-  lambda x, w: x @ (w * np.triu(np.ones(w.shape, np.float32)))
-)
 # Pruned by `where`.
 line('masked_by_where', 'bi', w='Io')(
   lambda x, w: x @ jnp.where(np.triu(np.ones(w.shape, bool)), w, 0)
@@ -230,13 +194,6 @@ def masked_by_state(s):
     (f32(s.batch, s.inp),),
     {'mask': (), 'w': (0,)},
   )
-
-
-@program('bi', w='Io')
-def masked_by_magnitude(p, x):
-  """The kernel makes its own mask: two paths to one product."""
-  size = jnp.abs(p['w'])
-  return x @ (p['w'] * (size > jnp.mean(size)))
 
 
 @program('key', 'bi', w='Io')
@@ -263,8 +220,6 @@ def weight_noise(s):
 line('selected_by_a_parameter', 'bi', a='Io', b='Io', gate='')(
   lambda x, a, b, gate: x @ jnp.where(gate > 0, a, b)
 )
-# `x @ (a + b.T)`, as a frozen kernel and its update.
-line('sum_of_weights', 'bi', a='Io', b='oI')(lambda x, a, b: x @ (a + b.T))
 # `x @ sum_n m[n] w[n]`: layers, and a learned average of their answers.
 line('mixture_of_kernels', 'bi', m='E', w='eIo')(
   lambda x, m, w: x @ jnp.einsum('n,nio->io', jax.nn.softmax(m), w)
@@ -329,14 +284,6 @@ def scale_then_layer_norm(p, x):
   return (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
 
 
-# `lax.dot_general` with a batch axis: one kernel for each position.
-line('vector_times_matrix', 'bti', w='tIo')(
-  lambda x, w: lax.dot_general(x, w, (((2,), (1,)), ((1,), (0,))))
-)
-# Two axes at once, in another order.
-line('contraction_over_two_axes', 'bti', w='oIT')(
-  lambda x, w: jnp.einsum('bti,oit->bo', x, w)
-)
 # `x @ kron(a, b)`: inputs are pairs, and so are outputs.
 line('kronecker', 'b[it]', a='Io', b='Th')(lambda x, a, b: x @ jnp.kron(a, b))
 # A complex kernel made of two real ones.
@@ -457,13 +404,6 @@ line('data_through_an_unknown_primitive', 'bi', w='Io')(
 
 
 @program('bi', w='Io')
-def jit_in_jit(p, x):
-  """Calls within calls, the kernel transposed on the way."""
-  inner = jax.jit(lambda w, x: x @ w.T)
-  return jax.jit(lambda x, w: inner(w=w.T, x=x))(x, p['w'])
-
-
-@program('bi', w='Io')
 def remat(p, x):
   """`jax.checkpoint`."""
   return jax.checkpoint(lambda w, x: jnp.tanh(x @ w))(p['w'], x)
@@ -568,13 +508,6 @@ def scan_builds_weights_then_uses_last(p, x):
   return x @ lax.scan(mean, jnp.zeros(p['w'].shape[1:]), p['w'])[0]
 
 
-@program('bi', w='l2iI')
-def scan_in_scan(p, x):
-  """Groups of layers: two stack axes."""
-  layer = lambda h, w: (jnp.tanh(h @ w.T), None)  # noqa: E731
-  return lax.scan(lambda h, w: lax.scan(layer, h, w), x, p['w'])[0]
-
-
 @program('tbi', h='lIi', x='lIi')
 def scan_in_scan_recurrent(p, x):
   """A stack of recurrent layers, each scanned over time."""
@@ -656,12 +589,6 @@ def differential_equation(p, x):
   return odeint(lambda y, _: jnp.tanh(y @ p['w']), x, jnp.linspace(0.0, 1.0, 3))
 
 
-@program('bi', w='eIo')
-def vmap_over_models(p, x):
-  """An ensemble: one kernel for each member."""
-  return jax.vmap(lambda w: x @ w)(p['w'])
-
-
 @program('bi', w='Ioe')
 def vmap_over_models_last_axis(p, x):
   """An ensemble kept along the last axis."""
@@ -726,13 +653,6 @@ _SPEC = jax.sharding.PartitionSpec
 
 
 @program('bi', w='Io')
-def shard_map_column_parallel(p, x):
-  """Outputs are split over devices; nothing to gather."""
-  specs = _SPEC(None, 'd'), _SPEC()
-  return _shard_map(lambda w, x: x @ w, specs, _SPEC(None, 'd'))(p['w'], x)
-
-
-@program('bi', w='Io')
 def shard_map_row_parallel(p, x):
   """Inputs are split over devices and partial products summed."""
   layer = lambda w, x: lax.psum(x @ w, 'd')  # noqa: E731
@@ -780,18 +700,6 @@ def inner_gradient(p, x, y):
   return _loss(_stepped(p, x, y)[1], x, y)
 
 
-@program('bi', '#b', b='o', w='Io')
-def cross_entropy(p, x, labels):
-  """A loss with a log-softmax and labels, jitted."""
-
-  @jax.jit
-  def fn(p):
-    logp = jax.nn.log_softmax(x @ p['w'] + p['b'])
-    return -jnp.mean(jnp.take_along_axis(logp, labels[:, None], 1))
-
-  return fn(p)
-
-
 @program('bi', v='O', w='Io')
 def gradient_with_respect_to_data(p, x):
   """A score: the gradient of an energy in its input."""
@@ -822,13 +730,6 @@ def scales_in_a_function_called_twice(p, x):
   """A function scales twice, each time by another row of one array."""
   layer = jax.jit(lambda x, scale: jnp.tanh(x * scale))
   return layer(layer(x, p['scales'][0]), p['scales'][1])
-
-
-@program('bi', w='Io')
-def halves_in_a_function_called_twice(p, x):
-  """Half of the inputs meet each half of the kernel; the results are added."""
-  layer, half = jax.jit(lambda x, w: x @ w), x.shape[1] // 2
-  return layer(x[:, :half], p['w'][:half]) + layer(x[:, half:], p['w'][half:])
 
 
 @program('bi', w='io! half of axis 0 is contracted')
