@@ -10,6 +10,7 @@ read from the model. A run that was stopped goes on from its last checkpoint.
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import dataclasses
+import functools
 import json
 from pathlib import Path
 import sys
@@ -22,8 +23,6 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
-import rich.console
-import rich.progress
 import tyro
 
 if not __package__:  # Run as a file, whose folder is on the path.
@@ -159,11 +158,8 @@ def open_checkpoints(out: Path) -> ocp.CheckpointManager:
 
 
 @contextlib.contextmanager
-def metrics(path: Path, start: int, is_first: bool):
-  """A function that appends a step's loss to a file, in the first process."""
-  if not is_first:
-    yield lambda step, loss: None
-    return
+def metrics(path: Path, start: int, steps: int):
+  """A function that appends a step's loss to a file, and prints ten of them."""
   lines = path.read_text().splitlines() if path.exists() else []
   lines = [line for line in lines if json.loads(line)['step'] < start]
   with path.open('w') as file:
@@ -172,26 +168,10 @@ def metrics(path: Path, start: int, is_first: bool):
     def write(step, loss):
       file.write(json.dumps({'step': step, 'loss': loss}) + '\n')
       file.flush()
+      if (step + 1) % max(1, steps // 10) == 0:
+        print(f'step {step + 1:>6}  loss {loss:.4f}', flush=True)
 
     yield write
-
-
-@contextlib.contextmanager
-def progress(console: rich.console.Console, start: int, steps: int):
-  """A function that moves a progress bar, and prints ten lines on the way."""
-  with rich.progress.Progress(
-    *rich.progress.Progress.get_default_columns(),
-    rich.progress.TimeElapsedColumn(),
-    console=console,
-  ) as bar:
-    task = bar.add_task('', total=steps, completed=start)
-
-    def move(step, loss):
-      bar.update(task, advance=1, description=f'loss {loss:.3f}')
-      if (step + 1) % max(1, steps // 10) == 0:
-        console.print(f'step {step + 1:>6}  loss {loss:.4f}')
-
-    yield move
 
 
 def check(config: Config, tokens: text.Text) -> None:
@@ -221,43 +201,43 @@ def load(config: Config) -> text.Text:
 
 
 def run_training(config: Config, tokens: text.Text) -> float:
-  """Trains on all devices of all processes; returns the validation loss."""
+  """Trains on all devices of all processes; returns the validation loss.
+
+  The first process prints and writes metrics.jsonl.
+  """
   is_first = jax.process_index() == 0
-  console = rich.console.Console(quiet=not is_first, highlight=False)
+  say = functools.partial(print, flush=True) if is_first else lambda *_: None
   clock = time.perf_counter()
 
   run = make_run(config)
-  console.print(
+  say(
     f'{len(tokens.train):,} bytes of text; {jax.device_count()} '
     f'{jax.devices()[0].device_kind} devices, {jax.process_count()} processes\n'
   )
-  console.print(f'{run.summary}\n', markup=False, soft_wrap=True)
+  say(f'{run.summary}\n')
   config.out.mkdir(parents=True, exist_ok=True)
   with open_checkpoints(config.out) as checkpoints:
     start = checkpoints.latest_step() or 0
     if start:
-      console.print(f'going on from step {start}, {config.out}/checkpoints')
+      say(f'going on from step {start}, {config.out}/checkpoints')
     with (
-      metrics(config.out / 'metrics.jsonl', start, is_first) as write,
-      progress(console, start, config.steps) as move,
-    ):
-
-      def on_step(step, loss):
-        write(step, loss)
-        move(step, loss)
-
+      metrics(config.out / 'metrics.jsonl', start, config.steps)
+      if is_first
+      else contextlib.nullcontext(lambda *_: None)
+    ) as on_step:
       state = train(run, tokens.train, checkpoints, on_step)
-  losses = [
-    float(run.programs.loss(state.params, *batch))
-    for batch in batches(run, tokens.validation, range(8))
-  ]
-  loss = float(np.mean(losses))
+  loss = np.mean(
+    [
+      run.programs.loss(state.params, *batch)
+      for batch in batches(run, tokens.validation, range(8))
+    ]
+  )
   seconds = time.perf_counter() - clock
-  console.print(
+  say(
     f'validation loss {loss:.4f} nats a byte; {seconds:.0f} s. '
     f'{config.out}/metrics.jsonl and checkpoints/ written.'
   )
-  return loss
+  return float(loss)
 
 
 def main(config: Config) -> float:

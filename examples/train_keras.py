@@ -40,7 +40,10 @@ def classifier(images, classes: int) -> keras.Model:
   )
 
 
-def train(images: data.Images, centralize: bool, epochs: int, seed: int):
+def train(
+  images: data.Images, centralize: bool, epochs: int, seed: int
+) -> tuple[keras.Model, float]:
+  """The trained model, with its history, and the seconds that it took."""
   keras.utils.set_random_seed(seed)  # The same weights and order in both arms.
   model = classifier(images.train[0], int(images.train[1].max()) + 1)
   optimizer = keras.optimizers.RMSprop(1e-3)
@@ -49,16 +52,18 @@ def train(images: data.Images, centralize: bool, epochs: int, seed: int):
     shapes = {v.path: v for v in model.trainable_variables}
     print(optax_gc.summary(shapes, axes))
     optimizer = optax_gc.keras.centralized(optimizer, axes)
-  model.compile(optimizer, 'sparse_categorical_crossentropy', ['accuracy'])
+  model.compile(
+    optimizer, 'sparse_categorical_crossentropy', metrics=['accuracy']
+  )
   start = time.perf_counter()
-  history = model.fit(
+  model.fit(
     *images.train,
     batch_size=64,
     epochs=epochs,
     validation_data=images.test,
     verbose=0,
-  ).history
-  return history, time.perf_counter() - start
+  )
+  return model, time.perf_counter() - start
 
 
 def draw(histories: dict[str, dict[str, list[float]]], path: Path) -> None:
@@ -85,8 +90,8 @@ def main(
   images = data.load(dataset, train_size=train_size)
   histories = {}
   for name in ('RMSprop', 'RMSprop with GC'):
-    history, seconds = train(images, name.endswith('GC'), epochs, seed)
-    histories[name] = history
+    model, seconds = train(images, name.endswith('GC'), epochs, seed)
+    histories[name] = history = model.history.history
     print(
       f'{name}: {seconds:.1f} s; after {epochs} epochs: training loss '
       f'{history["loss"][-1]:.4f}, training accuracy '

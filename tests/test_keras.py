@@ -25,6 +25,7 @@ pytestmark = [
 ]
 
 X = np.random.default_rng(0).normal(1, 1, (32, 6, 6, 3)).astype('float32')
+X28 = np.random.default_rng(0).normal(size=(32, 28, 28, 1))
 Y = np.random.default_rng(1).integers(0, 4, 32)
 OPTIMIZERS = (
   'SGD', 'RMSprop', 'Adam', 'AdamW', 'Adagrad', 'Adadelta', 'Adamax', 'Ftrl',
@@ -216,4 +217,22 @@ def test_the_page_runs():
   page = pathlib.Path(__file__).parents[1] / 'docs' / 'howto' / 'keras.md'
   blocks = re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL)
   assert len(blocks) == 2
-  exec('\n'.join(blocks), {})
+  names = {}
+  exec('\n'.join(blocks), names)
+  assert 'accuracy' in names['model'].fit(X28, Y, verbose=0).history
+
+
+def test_the_example_trains_both_arms_from_the_same_weights(tmp_path, capsys):
+  from examples import data, train_keras
+
+  arms = train_keras.main(train_size=300, epochs=6, out=tmp_path)
+  assert all(arm['val_accuracy'][-1] > 0.5 for arm in arms.values())
+  assert (tmp_path / 'curves.png').stat().st_size
+  assert capsys.readouterr().out.count(' s; after 6 epochs: training loss') == 2
+  images = data.load('digits', train_size=64)
+  plain, ours = (
+    train_keras.train(images, centralize, 0, seed=0)[0].get_weights()
+    for centralize in (False, True)
+  )
+  for a, b in zip(plain, ours, strict=True):
+    np.testing.assert_array_equal(a, b)
