@@ -223,6 +223,7 @@ def test_the_page_runs():
 
 
 def test_the_example_trains_both_arms_from_the_same_weights(tmp_path, capsys):
+  pytest.importorskip('matplotlib')
   from examples import data, train_keras
 
   arms = train_keras.main(train_size=300, epochs=6, out=tmp_path)
