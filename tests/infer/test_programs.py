@@ -1,6 +1,7 @@
 """Inference is right on random programs whose axes are known."""
 
 import collections
+import functools
 
 from hypothesis import HealthCheck, given, settings
 import jax
@@ -15,8 +16,8 @@ pytestmark = pytest.mark.filterwarnings(
   'ignore::optax_gc.NothingInferredWarning'
 )
 
-# 200 with the profile of CI, 2,000 with `--hypothesis-profile=nightly`.
-_EXAMPLES = max(200, settings.default.max_examples)
+# 100, or 2,000 with `--hypothesis-profile=nightly`.
+_EXAMPLES = max(100, settings.default.max_examples)
 _DENSE = programs.kernel((6, 4), 0)
 
 
@@ -38,11 +39,21 @@ def test_no_axes_but_those_the_program_was_built_with(program):
   _judge(program)
 
 
-def test_hardly_any_leaf_is_declined():
+@functools.cache
+def _seeded():
   """Seeds make larger programs than Hypothesis, which prefers small ones."""
+  return [programs.from_seed(seed) for seed in range(90)]  # Traces them, too.
+
+
+# On one worker, which makes the programs once.
+_together = pytest.mark.xdist_group('programs')
+
+
+@_together
+def test_hardly_any_leaf_is_declined():
   counts = collections.Counter()
-  for seed in range(60):
-    counts.update(_judge(programs.from_seed(seed)))
+  for program in _seeded()[:60]:
+    counts.update(_judge(program))
   assert counts[programs.RIGHT] > 200
   assert 100 * counts[programs.DECLINED] <= counts.total(), counts
 
@@ -72,10 +83,10 @@ def test_axes_follow_the_layout(weight, shape, truth):
   assert weight.truth == truth
 
 
+@_together
 def test_programs_cover_every_piece():
   seen, ranks = set(), collections.Counter()
-  for seed in range(90):
-    program = programs.from_seed(seed)  # Which traces it, too.
+  for program in _seeded():
     seen.update(piece.strip('<') for piece in program.pieces)
     for name, leaf in program.params.items():
       ranks[leaf.ndim > 1, bool(program.truth[name])] += 1
@@ -85,11 +96,11 @@ def test_programs_cover_every_piece():
   assert ranks[True, False] > 30
 
 
+@_together
 def test_a_wrong_reader_is_caught():
   """All axes but the last: right for many, wrong or silent for more."""
   verdicts = collections.Counter()
-  for seed in range(60):
-    program = programs.from_seed(seed)
+  for program in _seeded()[:60]:
     axes = {
       name: optax_gc.WeightAxes(tuple(range(len(leaf.shape) - 1)))
       for name, leaf in program.params.items()
