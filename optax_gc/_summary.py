@@ -87,8 +87,8 @@ class Summary:
         name = row.path.rpartition('/')[2] if key[1] else row.label
         lines.append(_html_row((name, *row.cells), 'td', indent=bool(key[1])))
     return (
-      f'<table><caption {_LEFT}>{html.escape(self.totals)}</caption>'
-      f'{"".join(lines)}</table>'
+      f'<div style="overflow-x: auto"><table><caption {_LEFT}>'
+      f'{html.escape(self.totals)}</caption>{"".join(lines)}</table></div>'
     )
 
   def _folded(self) -> list[Folded]:
@@ -200,7 +200,8 @@ def _html_module(label: str) -> str:
   return f'<tr>{cells}</tr>'
 
 
-_LEFT = 'style="text-align: left"'
+# A row stays one line; a narrow page scrolls.
+_LEFT = 'style="text-align: left; white-space: nowrap"'
 # Of rows, by their status; transparent, for light and dark pages.
 _COLORS = {
   'yes': 'rgba(60, 170, 90, 0.2)',
