@@ -42,7 +42,7 @@ def test_examples_in_the_docstrings():
 
 def test_tables_are_drawn_from_the_results(tmp_path):
   pytest.importorskip('matplotlib')
-  marks = ('machine', 'added traffic', 'added time', 'timed steps')
+  marks = ('added traffic', 'added time', 'timed steps')
   page = ''.join(f'<!-- {mark} --><!-- end -->\n' for mark in marks)
   (tmp_path / 'speed.md').write_text(page)
   drawn = run('benchmarks', 'speed_tables', '--docs', str(tmp_path))
