@@ -195,32 +195,47 @@ def stacked(samples: list[Batch]) -> Batch:
 
 
 def mirrored(sample: Batch) -> Batch:
-  """An image and its objects, left for right."""
+  """An image and its objects, left for right; NumPy's arrays or JAX's."""
   boxes, classes, masks = sample.targets
-  width = sample.images.shape[1]
-  left, top, right, bottom = boxes.T
-  flipped = np.stack([width - right, top, width - left, bottom], -1)
-  flipped *= (classes != 0)[:, None]
+  width = np.float32(sample.images.shape[1])
+  left_for_right = boxes[:, np.array([2, 1, 0, 3])]
+  flipped = left_for_right * np.float32([-1, 1, -1, 1])
+  flipped = flipped + np.array([width, 0, width, 0], np.float32)
+  flipped = flipped * (classes != 0)[:, None]
   targets = Targets(flipped, classes, masks[:, :, ::-1])
   return Batch(sample.images[:, ::-1], targets)
+
+
+def draws(
+  data: Coco, size: int, seed: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """What an epoch shows, the same for equal seeds: `(steps, size)` each.
+
+  Returns:
+    Places in `data.trainable()`, and which of them are mirrored.
+  """
+  rng = np.random.default_rng((seed, epoch))
+  images = len(data.trainable())
+  steps = images // size
+  order = rng.permutation(images)[: steps * size]
+  is_mirrored = rng.random(len(order)) < 0.5
+  return order.reshape(steps, size), is_mirrored.reshape(steps, size)
 
 
 def train_batches(
   data: Coco, size: int, seed: int, epoch: int
 ) -> Iterator[Batch]:
-  """One epoch's batches, mirrored at random; the same for equal seeds."""
+  """One epoch's batches, as they are drawn."""
   import grain
 
-  rng = np.random.default_rng((seed, epoch))
-  order = rng.permutation(data.trainable())
-  order = order[: len(order) // size * size]
-  flips = rng.random(len(order)) < 0.5
+  order, is_mirrored = draws(data, size, seed, epoch)
+  images = data.trainable()
 
   def load(i: int) -> Batch:
-    sample = data.load(int(order[i]))
-    return mirrored(sample) if flips[i] else sample
+    sample = data.load(int(images[order.flat[i]]))
+    return mirrored(sample) if is_mirrored.flat[i] else sample
 
-  source = grain.MapDataset.range(len(order)).map(load)
+  source = grain.MapDataset.range(order.size).map(load)
   yield from source.batch(size, batch_fn=stacked)
 
 

@@ -16,6 +16,7 @@ import tyro
 from examples import report
 from examples.paper import pages, records, results, runs
 from examples.paper.at_size import AT_SIZE, BEFORE
+from examples.paper.detection import report as detection
 from examples.paper.experiments import EXPERIMENTS
 from examples.paper.panels import Experiment, Unit, overridden, selected
 
@@ -196,7 +197,8 @@ def act(options: Options, console) -> None:
   elif options.experiment == 'report':
     done = records.read(options.folder)
     remarks = WHEN_IT_HELPS.read_text() if options.shipped else ''
-    page = pages.write(options.docs, chosen, done, remarks)
+    runs_of_detection = detection.RESULTS if options.shipped else None
+    page = pages.write(options.docs, chosen, done, remarks, runs_of_detection)
     console.print(f'{page} written')
   else:
     settings = options.settings()
@@ -214,4 +216,5 @@ def listing(chosen: dict[str, Experiment], done: records.Records):
   for name, experiment in chosen.items():
     cells = results.status_cells(experiment, done.of(name))
     table.add_row(name, experiment.paper, *cells)
+  table.add_row(detection.NAME, detection.PAPER, *detection.status_cells())
   return table

@@ -1,6 +1,6 @@
 """The report's figures, in the paper's form."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import dataclasses
 from pathlib import Path
 
@@ -25,17 +25,28 @@ def _figure(rows: int, columns: int, height: float = 3.2):
   return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def draw_curves(rows: dict[str, report.Arms], path: Path) -> None:
+def draw_curves(
+  rows: dict[str, report.Arms],
+  path: Path,
+  measures: Sequence[report.Measure] = (
+    TRAIN_LOSS,
+    TRAIN_ACCURACY,
+    TEST_ACCURACY,
+  ),
+) -> None:
   """Figures 5 to 7: loss and accuracies by epoch, all arms.
 
   Args:
     rows: For each row's title the arms in it.
     path: Where to write the PNG file.
+    measures: A column each; a panel without a row's measure stays empty.
   """
-  measures = (TRAIN_LOSS, TRAIN_ACCURACY, TEST_ACCURACY)
   figure, grid = _figure(len(rows), len(measures))
   for (title, arms), axes in zip(rows.items(), grid, strict=True):
     for measure, panel in zip(measures, axes, strict=True):
+      if measure.key not in next(iter(arms.values())):
+        panel.axis('off')
+        continue
       for arm, curves in arms.items():
         values = curves[measure.key] * measure.factor
         epochs = np.arange(1, values.shape[1] + 1)

@@ -9,6 +9,7 @@ import numpy as np
 from examples import report
 from examples.paper import figures
 from examples.paper.config import Config, key
+from examples.paper.detection import report as detector
 from examples.paper.panels import Experiment
 from examples.paper.records import Record, Records
 from examples.paper.results import (
@@ -73,6 +74,7 @@ def write(
   experiments: dict[str, Experiment],
   done: Records,
   remarks: str = '',
+  detection: Path | None = None,
 ) -> Path:
   """Writes results.md, with the remarks in it, its tables and figures.
 
@@ -81,6 +83,7 @@ def write(
     experiments: By name.
     done: The runs that are recorded.
     remarks: What to conclude from these runs.
+    detection: The folder of that experiment's runs, which are another kind.
 
   Returns:
     The page's path.
@@ -101,7 +104,12 @@ def write(
         for title, path in drawn[:1]
       ]
   page = [HEAD, *first, '## Does it help?\n', remarks]
-  page += ['## What is recorded\n', status(experiments, done), HOW_TO_RUN]
+  recorded = status(experiments, done)
+  if detection:
+    page += detector.section(detection, docs)
+    tables += detector.tables(detection)
+    recorded += detector.status(detection)
+  page += ['## What is recorded\n', recorded, HOW_TO_RUN]
   _join(docs / 'data' / 'results_tables.md', tables)
   return _join(docs / 'results.md', page)
 

@@ -1,7 +1,7 @@
 """Recorded runs as paired arms: tables, verdicts, what is missing."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 
 import numpy as np
@@ -89,20 +89,27 @@ def status_cells(experiment: Experiment, done: Records) -> tuple[str, str]:
   return f'{len(recorded)} of {len(runs)}', f'{minutes:.0f}'
 
 
-def table(found: report.Results) -> str:
+def table(
+  found: report.Results, measures: Sequence[report.Measure] = MEASURES
+) -> str:
   """All arms in the last epoch, each beside its panel's baseline."""
-  heads = ['', 'seeds']
-  for measure in MEASURES:
+  heads, blank = ['', 'seeds'], ['', '']
+  for measure in measures:
     heads += [measure.title.lower(), 'minus baseline']
-  by_measure = [report.last_epoch(found, measure) for measure in MEASURES]
   rows = []
   for panel, arms in found.items():
     rows.append([f'**{panel}**'] + [''] * (len(heads) - 1))
-    for i, arm in enumerate(arms):
-      compared = [comparisons[panel][arm] for comparisons in by_measure]
-      row = [arm, str(compared[0].seeds)]
-      for measure, comparison in zip(MEASURES, compared, strict=True):
-        row += cells(comparison, measure.form, is_baseline=i == 0)
+    compared = {
+      m: report.last_epoch({panel: arms}, m)[panel]
+      for m in measures
+      if m.key in next(iter(arms.values()))
+    }
+    for i, (arm, curves) in enumerate(arms.items()):
+      row = [arm, str(len(next(iter(curves.values()))))]
+      for m in measures:
+        row += (
+          cells(compared[m][arm], m.form, i == 0) if m in compared else blank
+        )
       rows.append(row)
   return markdown(heads, rows, 'lr' + 'r' * (len(heads) - 2))
 

@@ -1,6 +1,6 @@
 """Faster and Mask R-CNN: each part against plain NumPy, and COCO's form."""
 
-import functools
+import dataclasses
 import json
 
 import chex
@@ -23,6 +23,7 @@ from examples.paper.detection import (
   evaluate,
   experiment,
   report,
+  runs,
   training,
 )
 from examples.paper.detection.roi_align import level_of, roi_align
@@ -321,12 +322,12 @@ def test_average_precision_of_perfect_and_of_no_detections(tiny):
 def test_axes_of_all_parts():
   try:
     model = experiment.make_detector(
-      experiment.Run('mask', 'group', 'gc', 0), classes=3
+      runs.Run('mask', 'group', 'gc', 0), classes=3
     )
   except FileNotFoundError as error:
     pytest.skip(str(error))
   graph, trained, frozen = experiment.split(model)
-  run = experiment.Run('mask', 'group', 'gc', 0, pixels=64)
+  run = runs.Run('mask', 'group', 'gc', 0, pixels=64)
   axes = experiment.read_axes(graph, trained, frozen, run, 2)
   for row in optax_gc.summary(trained, axes):
     if not row.path.endswith('kernel'):
@@ -339,30 +340,34 @@ def test_axes_of_all_parts():
   assert not any('norm' in p and 'backbone' in p for p in paths)
 
 
-def gain(run):
-  return run.seed + (2.0 + run.seed) * (run.centralize == 'gc')
-
-
 def test_pairs_stay_together_and_are_compared(tmp_path):
-  runs = experiment.all_runs(2)
-  assert len(runs) == 16
-  assert runs[0].centralize == 'none'
+  every = runs.all_runs(2)
+  assert len(every) == 16
+  assert every[1] == every[0].arm('gc')
   lines = [
-    {'run': experiment.dataclasses.asdict(run), 'device': 'cpu',
+    {'run': dataclasses.asdict(run), 'cpu_seconds': 60.0,
      'train_size': 1, 'test_size': 1,
-     'curves': {'box_ap50': [0.0, gain(run)]}}
-    for run in runs
+     'curves': {'box_ap': [0.0, run.seed * (2.0 + (run.centralize == 'gc'))],
+                'box_ap50': [0.0, 1.0]}}
+    for run in every
   ]  # fmt: skip
-  plain, gc = report.pairs(lines, 'box_ap50')['mask', 'group']
-  np.testing.assert_array_equal(gc - plain, [[0, 2], [0, 3]])
-  assert '| +2.50 [' in report.table(lines)
+  found = report.paired(lines)['Faster R-CNN, GN heads']
+  gains = found['GC']['box_ap'] - found['no GC']['box_ap']
+  np.testing.assert_array_equal(gains, [[0, 0], [0, 1]])
   with pytest.raises(SystemExit, match='no two pairs'):
     cli.main(['report', '--out', str(tmp_path)])
+  text = ''.join(json.dumps(line) + '\n' for line in lines[:-2])
+  (tmp_path / 'run.jsonl').write_text(text)
+  cli.main(['report', '--out', str(tmp_path)])
+  page = (tmp_path / 'detection.md').read_text()
+  assert '+0.50 [' in page
+  assert 'Mask R-CNN, GN heads' not in page  # Of which one pair is recorded.
+  assert '| 14 of 24 | 14 |' in report.status(tmp_path)
 
 
-@pytest.mark.replication
-def test_one_image_is_learned(tmp_path):
-  """The parts together, on one scene that is the test as well."""
+@pytest.fixture
+def one_scene(tmp_path):
+  """A folder whose one scene is trained on and tested."""
   try:
     torch_weights.mobilenet_file()
     scenes.write(tmp_path, {'train2017': 1}, 128, seed=3)
@@ -373,20 +378,32 @@ def test_one_image_is_learned(tmp_path):
   used = {a['category_id'] for a in content['annotations']}
   content['categories'] = [c for c in content['categories'] if c['id'] in used]
   truth.write_text(json.dumps(content))
-  steps = 300
-  run = experiment.Run('mask', 'frozen', 'gc', 0, steps, 1, warmup=20)
-  program = experiment.make_program(run, tmp_path, 'train2017')
-  model = experiment.make_detector(run, len(program.data.names))
-  _, trained, frozen = experiment.split(model)
-  opt_state, key = program.tx.init(trained), jax.random.key(0)
-  for i in range(steps):
-    (batch,) = coco.train_batches(program.data, 1, 0, i)
-    trained, opt_state, _ = program.step(
-      trained, frozen, opt_state, batch, jax.random.fold_in(key, i)
-    )
-  entries = experiment.find_all(
-    functools.partial(program.find, trained, frozen), program.tests
-  )
+  return tmp_path
+
+
+def test_an_epoch_on_the_device_is_that_of_the_host(one_scene):
+  run = runs.Run('faster', 'frozen', 'gc', 0, 1, 1, warmup=0, pixels=64)
+  after = []
+  for resident in (False, True):
+    program = experiment.make_program(run, one_scene, 'train2017', resident)
+    state, frozen = program.init(0)
+    for epoch in range(3):  # Of which one is mirrored, another is not.
+      state, losses = program.epoch(state, frozen, 0, epoch)
+    after.append((state, losses))
+  chex.assert_trees_all_close(*after, rtol=1e-3, atol=1e-4)
+  flips = [coco.draws(program.data, 1, 0, i)[1].item() for i in range(3)]
+  assert set(flips) == {True, False}
+
+
+@pytest.mark.replication
+def test_one_image_is_learned(one_scene):
+  """The parts together, on one scene that is the test as well."""
+  run = runs.Run('mask', 'frozen', 'gc', 0, 300, 1, warmup=20)
+  program = experiment.make_program(run, one_scene, 'train2017')
+  state, frozen = program.init(0)
+  for epoch in range(run.epochs):
+    state, _ = program.epoch(state, frozen, 0, epoch)
+  entries = experiment.find_all(program, state.trained, frozen)
   figures = evaluate.average_precision(program.tests, entries)
   assert figures['box_ap'] > 90
   assert figures['mask_ap50'] > 90

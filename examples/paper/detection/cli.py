@@ -4,13 +4,14 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 import tyro
 
 from examples.data import coco, scenes
 from examples.paper import records, torch_weights
 from examples.paper.detection import experiment, pictures, report
+from examples.paper.detection.runs import Run, all_runs
 
-RESULTS = Path(__file__).resolve().parent / 'results'
 # The rates that the baseline was tuned over, on scenes held out from the test.
 RATES = (0.01, 0.02, 0.04)
 SIZES = {'train2017': 480, 'tune2017': 120, 'val2017': 160}
@@ -26,15 +27,16 @@ class Options:
   Attributes:
     command: scenes makes a data set from packaged pictures, tune compares the
       baseline's rates on held-out scenes, run does what is not recorded yet,
-      report writes the table and the figures.
+      report writes detection.md with the table and the figures.
     folder: The data, in COCO's form; COCO's own folder will do.
     seeds: How many pairs of each network and normalization.
     epochs: How often the training images are seen.
     pixels: The images' height and width.
     learning_rate: After the warm-up.
     shard: Do part I of N, for N processes at once: 0 2 and 1 2.
-    out: The folder of the JSON lines.
-    docs: Where report writes its page and figures.
+    resident: Whether the training images live on the device and an epoch is one
+      program; by default where the device is not a CPU and they fit.
+    out: The folder of the JSON lines and of the report.
   """
 
   command: Annotated[
@@ -42,27 +44,23 @@ class Options:
   ]
   folder: Path = Path('out/scenes')
   seeds: int = 3
-  epochs: int = experiment.Run.epochs
-  pixels: int = experiment.Run.pixels
-  learning_rate: float = experiment.Run.learning_rate
+  epochs: int = Run.epochs
+  pixels: int = Run.pixels
+  learning_rate: float = Run.learning_rate
   shard: tuple[int, int] = (0, 1)
-  out: Path = RESULTS
-  docs: Path = Path('docs')
+  resident: bool | None = None
+  out: Path = report.RESULTS
 
-  def runs(self) -> list[experiment.Run]:
+  def runs(self) -> list[Run]:
     """This process's runs: whole pairs stay together."""
     settings: dict[str, Any] = {'epochs': self.epochs, 'pixels': self.pixels}
     if self.command == 'tune':
       runs = [
-        experiment.Run(
-          'faster', 'frozen', 'none', 0, learning_rate=rate, **settings
-        )
+        Run('faster', 'frozen', 'none', 0, learning_rate=rate, **settings)
         for rate in RATES
       ]
       return runs[self.shard[0] :: self.shard[1]]
-    runs = experiment.all_runs(
-      self.seeds, learning_rate=self.learning_rate, **settings
-    )
+    runs = all_runs(self.seeds, learning_rate=self.learning_rate, **settings)
     pairs = list(zip(runs[::2], runs[1::2], strict=True))
     mine = pairs[self.shard[0] :: self.shard[1]]
     return [run for pair in mine for run in pair]
@@ -72,33 +70,40 @@ def train_all(options: Options) -> None:
   """Runs what is not recorded yet, one JSON line each."""
   part = 'tune2017' if options.command == 'tune' else 'val2017'
   path = options.out / f'{options.command}.jsonl'
-  done = {experiment.Run(**line['run']).key for line in report.read(path)}
-  todo = [run for run in options.runs() if run.key not in done]
+  done = {Run(**line['run']) for line in report.read(path)}
+  todo = [run for run in options.runs() if run not in done]
   print(f'{len(todo)} runs to do, the others are in {path}')
-  check(options, part)
+  resident = check(options, part)
   for run in todo:
     print(run)
 
     def show(figures: dict[str, float]) -> None:
       print({m: round(x, 3) for m, x in figures.items()}, flush=True)
 
-    record, model = experiment.train(run, options.folder, part, show)
+    record, model = experiment.train(run, options.folder, part, show, resident)
     records.append(path, [records.Record(record)])
     if run.network == 'mask' and run.seed == 0 and run.centralize == 'gc':
       picture = options.out / f'scenes_{run.norm}.png'
       pictures.draw(model, options.folder, part, run.pixels, picture)
 
 
-def check(options: Options, part: str) -> None:
-  """Raises if data or weights are missing, before anything is compiled."""
+def check(options: Options, part: str) -> bool:
+  """Raises if data or weights are missing, before anything is compiled.
+
+  Returns:
+    Whether the training images are to live on the device.
+  """
   torch_weights.mobilenet_file()
-  for name in ('train2017', part):
+  for name in (part, 'train2017'):
     data = coco.Coco(options.folder, name, options.pixels)
     omitted = ', '.join(f'{n} {why}' for why, n in data.omitted.items())
     print(
       f'{name}: {len(data.ids)} images, {len(data.trainable())} with objects; '
       f'annotations left out: {omitted or "none"}'
     )
+  if options.resident is not None:
+    return options.resident
+  return jax.default_backend() != 'cpu' and len(data.ids) <= coco.REMEMBERED
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -110,7 +115,10 @@ def main(arguments: list[str] | None = None) -> None:
       scenes.write(options.folder, SIZES, options.pixels)
       print(f'{options.folder} written')
     elif options.command == 'report':
-      print(f'{report.write(options.out, options.docs)} written')
+      page = options.out / 'detection.md'
+      parts = report.section(options.out, options.out)
+      page.write_text('\n'.join([*parts, *report.tables(options.out)]))
+      print(f'{page} written')
     else:
       train_all(options)
   except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:

@@ -1,9 +1,8 @@
-"""The runs of the detection experiment."""
+"""A run of the detection experiment: its axes, optimizer, loop and record."""
 
 from collections.abc import Callable
 import dataclasses
 import functools
-import json
 from pathlib import Path
 import time
 from typing import Any, NamedTuple
@@ -19,57 +18,8 @@ from examples.data import coco
 from examples.paper.detection import detect, evaluate, training
 from examples.paper.detection.anchors import make_anchors
 from examples.paper.detection.networks import STRIDES, Detector, is_trained
+from examples.paper.detection.runs import Run
 import optax_gc
-
-NETWORKS = ('faster', 'mask')
-NORMS = ('frozen', 'group')
-CENTRALIZE = ('none', 'gc')
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """What decides on a run's numbers.
-
-  Attributes:
-    network: `'faster'` (boxes) or `'mask'` (boxes and masks).
-    norm: `'frozen'` or `'group'`, see `networks.Detector`.
-    centralize: `'none'` or `'gc'`.
-    seed: Of the weights, the order and the samples.
-    epochs: How often the training scenes are seen.
-    batch_size: Images in a batch.
-    learning_rate: After the warm-up; it falls to a tenth at two thirds and at
-      eight ninths of the run, as Detectron's does.
-    weight_decay: L2.
-    warmup: Steps of a rate that rises from 0.
-    pixels: The images' height and width.
-  """
-
-  network: str
-  norm: str
-  centralize: str
-  seed: int
-  epochs: int = 4
-  batch_size: int = 8
-  learning_rate: float = 0.02
-  weight_decay: float = 1e-4
-  warmup: int = 50
-  pixels: int = 128
-
-  @property
-  def key(self) -> str:
-    """Equal for equal runs."""
-    return json.dumps(dataclasses.asdict(self), sort_keys=True)
-
-
-def all_runs(seeds: int, **settings: Any) -> list[Run]:
-  """Whole pairs first: both arms of a seed, then the next network and norm."""
-  return [
-    Run(network, norm, centralize, seed, **settings)
-    for seed in range(seeds)
-    for network in NETWORKS
-    for norm in NORMS
-    for centralize in CENTRALIZE
-  ]
 
 
 def make_detector(run: Run, classes: int) -> Detector:
@@ -143,28 +93,33 @@ class Program(NamedTuple):
   Attributes:
     data: The training images.
     tests: Those it is evaluated on.
+    init: From a seed to `training.State` and the frozen weights.
+    epoch: From state, frozen weights, seed and epoch to the state after it and
+      the losses' means by name.
+    find: From weights and frozen weights and a batch to detections.
     graph: The network's structure.
-    tx: The optimizer.
-    step: See `training.make_step`.
-    find: From trained and frozen weights and a batch to detections.
   """
 
   data: coco.Coco
   tests: coco.Coco
-  graph: Any
-  tx: optax.GradientTransformation
-  step: Callable[..., Any]
+  init: Callable[..., Any]
+  epoch: Callable[..., Any]
   find: Callable[..., Any]
+  graph: Any
 
 
 @functools.cache
-def make_program(run: Run, folder: Path, part: str) -> Program:
+def make_program(
+  run: Run, folder: Path, part: str, resident: bool = False
+) -> Program:
   """Reads data and axes and makes what is to be compiled.
 
   Args:
     run: The run; give it seed 0.
     folder: A data set in COCO's form.
     part: What is evaluated: `tune2017` to choose settings by.
+    resident: Whether the training images live on the device and an epoch is one
+      program.
   """
   data = coco.Coco(folder, 'train2017', run.pixels)
   tests = coco.Coco(folder, part, run.pixels)
@@ -172,16 +127,65 @@ def make_program(run: Run, folder: Path, part: str) -> Program:
   axes = read_axes(graph, trained, frozen, run, data.objects)
   if run.centralize == 'gc':
     print(optax_gc.summary(trained, axes))
-  steps = run.epochs * (len(data.trainable()) // run.batch_size)
-  tx = make_optimizer(run, axes, steps)
+  tx = make_optimizer(run, axes, steps_of(run, data))
   anchors = jnp.asarray(make_anchors(run.pixels, STRIDES))
+
+  def init(seed: int):
+    seeded = dataclasses.replace(run, seed=seed)
+    _, trained, frozen = split(make_detector(seeded, len(data.names)))
+    return training.State(trained, tx.init(trained)), frozen
 
   @jax.jit
   def find(trained, frozen, batch):
     return detect.detect(nnx.merge(graph, trained, frozen), batch, anchors)
 
   step = training.make_step(graph, tx, anchors)
-  return Program(data, tests, graph, tx, step, find)
+  made = resident_epoch if resident else streamed_epoch
+  return Program(data, tests, init, made(step, data, run), find, graph)
+
+
+def steps_of(run: Run, data: coco.Coco) -> int:
+  return run.epochs * (len(data.trainable()) // run.batch_size)
+
+
+def streamed_epoch(step, data: coco.Coco, run: Run):
+  """`Program.epoch`, by batches that the host makes and sends."""
+  compiled = jax.jit(step, donate_argnums=0)
+
+  def epoch(state, frozen, seed, number):
+    losses = []
+    batches = coco.train_batches(data, run.batch_size, seed, number)
+    for key, batch in zip(
+      keys_of(run, data, seed, number), batches, strict=True
+    ):
+      state, measures = compiled(state, frozen, batch, key)
+      losses.append(measures)
+    losses = jax.device_get(losses)
+    return state, {m: float(np.mean([x[m] for x in losses])) for m in losses[0]}
+
+  return epoch
+
+
+def resident_epoch(step, data: coco.Coco, run: Run):
+  """`Program.epoch`, one program over images that live on the device."""
+  compiled = jax.jit(training.make_epoch(step), donate_argnums=0)
+  samples = [data.load(int(i)) for i in data.trainable()]
+  images = jax.device_put(coco.stacked(samples))
+
+  def epoch(state, frozen, seed, number):
+    draws = coco.draws(data, run.batch_size, seed, number)
+    draws = *draws, keys_of(run, data, seed, number)
+    state, losses = compiled(state, frozen, images, draws)
+    return state, {m: float(x.mean()) for m, x in losses.items()}
+
+  return epoch
+
+
+def keys_of(run: Run, data: coco.Coco, seed: int, epoch: int) -> jax.Array:
+  """A key for each of an epoch's steps."""
+  key = jax.random.fold_in(jax.random.key(seed), epoch)
+  steps = jnp.arange(steps_of(run, data) // run.epochs)
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(steps)
 
 
 def train(
@@ -189,6 +193,7 @@ def train(
   folder: Path,
   part: str = 'val2017',
   on_epoch: Callable[[dict[str, float]], None] = print,
+  resident: bool = False,
 ) -> tuple[dict[str, Any], Detector]:
   """Trains and evaluates.
 
@@ -197,38 +202,30 @@ def train(
     folder: A data set in COCO's form.
     part: What it is evaluated on.
     on_epoch: Called with each epoch's figures.
+    resident: See `make_program`.
 
   Returns:
     The record, and the detector with its final weights.
   """
   start, cpu_start = time.perf_counter(), time.process_time()
-  program = make_program(dataclasses.replace(run, seed=0), folder, part)
-  data, tests = program.data, program.tests
-  _, trained, frozen = split(make_detector(run, len(data.names)))
-  opt_state, key = program.tx.init(trained), jax.random.key(run.seed)
+  of_all_seeds = dataclasses.replace(run, seed=0)
+  program = make_program(of_all_seeds, folder, part, resident)
+  state, frozen = program.init(run.seed)
   epochs: list[dict[str, float]] = []
   for epoch in range(run.epochs):
-    losses = []
-    batches = coco.train_batches(data, run.batch_size, run.seed, epoch)
-    for i, batch in enumerate(batches):
-      step_key = jax.random.fold_in(jax.random.fold_in(key, epoch), i)
-      trained, opt_state, measures = program.step(
-        trained, frozen, opt_state, batch, step_key
-      )
-      losses.append(measures)
-    losses = jax.device_get(losses)
-    figures = {m: float(np.mean([s[m] for s in losses])) for m in losses[0]}
-    entries = find_all(functools.partial(program.find, trained, frozen), tests)
-    epochs.append(figures | evaluate.average_precision(tests, entries))
+    state, losses = program.epoch(state, frozen, run.seed, epoch)
+    entries = find_all(program, state.trained, frozen)
+    found = evaluate.average_precision(program.tests, entries)
+    epochs.append(losses | found)
     on_epoch(epochs[-1])
   measures = sorted({m for e in epochs for m in e})
   record = {
     'experiment': 'detection',
     'run': dataclasses.asdict(run),
     'part': part,
-    'train_size': len(data.trainable()),
-    'test_size': len(tests.ids),
-    'omitted': data.omitted,
+    'train_size': len(program.data.trainable()),
+    'test_size': len(program.tests.ids),
+    'omitted': program.data.omitted,
     'diverged': not np.isfinite(epochs[-1]['train_loss']),
     **report.environment(),
     'seconds': time.perf_counter() - start,
@@ -237,13 +234,13 @@ def train(
       m: [float(f'{e.get(m, 0):.6g}') for e in epochs] for m in measures
     },
   }
-  return record, nnx.merge(program.graph, trained, frozen)
+  return record, nnx.merge(program.graph, state.trained, frozen)
 
 
-def find_all(find: Callable[..., Any], data: coco.Coco) -> list[dict[str, Any]]:
-  """Detections in all images of a part, as COCO's entries."""
-  entries = []
-  for rows, batch in coco.test_batches(data, min(20, len(data.ids))):
-    found = jax.device_get(find(batch))
-    entries += evaluate.results(data, rows, found)
+def find_all(program: Program, trained, frozen) -> list[dict[str, Any]]:
+  """Detections in all test images, as COCO's entries."""
+  entries, tests = [], program.tests
+  for rows, batch in coco.test_batches(tests, min(20, len(tests.ids))):
+    found = jax.device_get(program.find(trained, frozen, batch))
+    entries += evaluate.results(tests, rows, found)
   return entries

@@ -1,24 +1,35 @@
-"""The detection experiment's table and figure, from its recorded runs."""
+"""The detection experiment's section, table and figure, from its runs."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure
 import numpy as np
 
 from examples import report
-from examples.paper.detection.experiment import NETWORKS, NORMS, Run
+from examples.paper import figures, results
+from examples.paper.detection.runs import (
+  CENTRALIZE,
+  NETWORKS,
+  NORMS,
+  Run,
+  all_runs,
+)
 
-TITLES = {'faster': 'Faster R-CNN', 'mask': 'Mask R-CNN'}
-NORM_TITLES = {'frozen': 'frozen BN', 'group': 'GN heads'}
-MEASURES = {
-  'box_ap': 'box AP',
-  'box_ap50': 'box AP50',
-  'mask_ap': 'mask AP',
-  'mask_ap50': 'mask AP50',
-}
-PAGE = 'detection.md'
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / 'results'
+NAME = 'detection'
+TITLE = 'Detection and instance segmentation'
+PAPER = 'table 8 on: COCO, Faster and Mask R-CNN, ResNet-50 and -101'
+MEASURES = tuple(
+  report.Measure(key, title, 1.0, '.2f', False)
+  for key, title in (
+    ('box_ap', 'Box AP, %'),
+    ('box_ap50', 'Box AP50, %'),
+    ('mask_ap', 'Mask AP, %'),
+    ('mask_ap50', 'Mask AP50, %'),
+  )
+)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -28,114 +39,86 @@ def read(path: Path) -> list[dict[str, Any]]:
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def pairs(
-  lines: list[dict[str, Any]], measure: str
-) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-  """For each network and norm, curves `(seeds, epochs)` without and with GC."""
-  found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
-  for line in lines:
-    run = Run(**line['run'])
-    if measure in line['curves']:
-      seeds = found.setdefault((run.network, run.norm), {})
-      arms = seeds.setdefault(run.seed, {})
-      arms[run.centralize] = np.array(line['curves'][measure], float)
-  whole = {
-    panel: [arms for _, arms in sorted(seeds.items()) if len(arms) == 2]
-    for panel, seeds in found.items()
-  }
+def paired(lines: list[dict[str, Any]]) -> report.Results:
+  """The curves of networks of which two pairs or more are recorded."""
+  by_run = {Run(**line['run']): line['curves'] for line in lines}
+  panels: dict[str, dict[str, list[Any]]] = {}
+  for run in by_run:
+    arms = {arm: run.arm(key) for key, arm in CENTRALIZE.items()}
+    if run.centralize == 'none' and all(a in by_run for a in arms.values()):
+      title = f'{NETWORKS[run.network]}, {NORMS[run.norm]}'
+      panel = panels.setdefault(title, {arm: [] for arm in arms})
+      for arm, of_arm in arms.items():
+        panel[arm].append(by_run[of_arm])
   return {
-    panel: tuple(np.stack([a[arm] for a in arms]) for arm in ('none', 'gc'))
-    for panel, arms in whole.items()
-    if len(arms) >= 2
+    title: {
+      arm: {m: np.array([c[m] for c in curves], float) for m in curves[0]}
+      for arm, curves in panel.items()
+    }
+    for title, panel in panels.items()
+    if len(panel['GC']) >= 2
   }
 
 
-def table(lines: list[dict[str, Any]]) -> str:
-  """The paper's table, with paired differences and their 95 % intervals."""
-  rows = ['| network | norm | measure | seeds | SGDM | with GC | difference |']
-  rows.append('|---|---|---|---|---|---|---|')
-  for measure, title in MEASURES.items():
-    of_measure = pairs(lines, measure)
-    for network in NETWORKS:
-      for norm in NORMS:
-        if (network, norm) not in of_measure:
-          continue
-        plain, gc = (c[:, -1] for c in of_measure[network, norm])
-        c = report.compare(gc, plain)
-        interval = f'[{c.low:+.2f}, {c.high:+.2f}]'
-        rows.append(
-          f'| {TITLES[network]} | {NORM_TITLES[norm]} | {title} | {c.seeds} | '
-          f'{plain.mean():.2f} ± {plain.std(ddof=1):.2f} | {c.mean:.2f} ± '
-          f'{c.spread:.2f} | {c.difference:+.2f} {interval} |'
-        )
-  return '\n'.join(rows) + '\n'
+def status_cells(folder: Path = RESULTS) -> tuple[str, str]:
+  """How many of the runs are recorded, and the CPU minutes they took."""
+  lines = read(folder / 'run.jsonl')
+  minutes = sum(line['cpu_seconds'] for line in lines) / 60
+  return f'{len(lines)} of {len(all_runs())}', f'{minutes:.0f}'
 
 
-def draw(lines: list[dict[str, Any]], path: Path) -> None:
-  """AP by epoch: a panel for each network and norm."""
-  box, mask = (pairs(lines, m) for m in ('box_ap50', 'mask_ap50'))
-  panels = sorted(box)
-  figure = matplotlib.figure.Figure(
-    figsize=(3.4 * len(panels), 3.4), layout='constrained'
-  )
-  grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-  for panel, axes in zip(panels, grid, strict=True):
-    for name, style, curves in (('box', '-', box), ('mask', '--', mask)):
-      if panel not in curves:
-        continue
-      for color, arm, values in zip(
-        ('C0', 'C1'), ('SGDM', 'with GC'), curves[panel], strict=True
-      ):
-        epochs = np.arange(1, values.shape[1] + 1)
-        axes.plot(
-          epochs, values.mean(0), style, color=color, label=f'{name}, {arm}'
-        )
-        spread = values.std(0, ddof=1)
-        axes.fill_between(
-          epochs,
-          values.mean(0) - spread,
-          values.mean(0) + spread,
-          color=color,
-          alpha=0.15,
-          linewidth=0,
-        )
-    network, norm = panel
-    axes.set(title=f'{TITLES[network]}, {NORM_TITLES[norm]}', xlabel='epoch')
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
-  grid[0].set_ylabel('AP50, %')
-  path.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path, dpi=90)
+def status(folder: Path) -> str:
+  """A row of the table of what is recorded."""
+  recorded, minutes = status_cells(folder)
+  every = len(all_runs())
+  rest = 'complete'
+  if recorded != f'{every} of {every}':
+    rest = f'`python -m examples.paper {NAME} run`'
+  return f'| `{NAME}` | {recorded} | {minutes} | {rest} |\n'
 
 
-def write(results: Path, docs: Path) -> Path:
-  """Writes `data/detection.md` and `figures/detection.png`; returns the page.
+def section(folder: Path, docs: Path) -> list[str]:
+  """What the page of results says; draws the figure and the scenes.
+
+  Args:
+    folder: Where the runs are recorded, and in remarks.md what to conclude.
+    docs: The folder to write to.
 
   Raises:
     FileNotFoundError: If two whole pairs of no network are recorded.
   """
-  lines = read(results / 'run.jsonl')
-  if not pairs(lines, 'box_ap50'):
+  found = paired(read(folder / 'run.jsonl'))
+  if not found:
     raise FileNotFoundError(
-      f'{results / "run.jsonl"} holds no two pairs of runs to compare.'
+      f'{folder / "run.jsonl"} holds no two pairs of runs to compare.'
     )
-  draw(lines, docs / 'figures' / 'detection.png')
-  (docs / 'data').mkdir(parents=True, exist_ok=True)
-  page = docs / 'data' / PAGE
-  devices = sorted({line['device'] for line in lines})
-  tuned = read(results / 'tune.jsonl')
+  figure = docs / 'figures' / f'{NAME}.png'
+  figure.parent.mkdir(parents=True, exist_ok=True)
+  figures.draw_curves(found, figure, [MEASURES[0], MEASURES[1], MEASURES[3]])
+  parts = [f'## {TITLE}\n', f'![{TITLE}](figures/{figure.name})\n']
+  for scenes in sorted(folder.glob('scenes_*.png')):
+    (figure.parent / scenes.name).write_bytes(scenes.read_bytes())
+    parts.append(f'![Truth above, found below](figures/{scenes.name})\n')
+  remarks = folder / 'remarks.md'
+  return [*parts, remarks.read_text()] if remarks.is_file() else parts
+
+
+def tables(folder: Path) -> list[str]:
+  """The section of the page of tables."""
+  lines, tuned = read(folder / 'run.jsonl'), read(folder / 'tune.jsonl')
   rates = ', '.join(
     f'{line["run"]["learning_rate"]:g}: {line["curves"]["box_ap50"][-1]:.1f}'
     for line in tuned
   )
-  page.write_text(
-    '# Detection: all figures\n\n'
-    f'{len(lines)} runs on {", ".join(devices)}, '
-    f'{lines[0]["train_size"]} training and {lines[0]["test_size"]} test '
-    'scenes; mean and standard deviation over seeds, and the paired difference '
-    'with its 95 % interval.\n\n'
-    + table(lines)
-    + '\nThe baseline was tuned on scenes that are in neither: box AP50 by '
-    f'learning rate: {rates or "not recorded"}.\n'
-  )
-  return page
+  run = lines[0]['run']
+  return [
+    f'## {TITLE}\n',
+    f'`{NAME}`; in the paper: {PAPER}.\n',
+    f'- {lines[0]["train_size"]} training and {lines[0]["test_size"]} test '
+    f'scenes of {run["pixels"]} pixels, MobileNetV2 from ImageNet weights, '
+    f'sgdm at {run["learning_rate"]:g}, decay {run["weight_decay"]:g}, '
+    f'{run["epochs"]} epochs, batches of {run["batch_size"]}.',
+    '- The baseline was tuned on scenes that are in neither: box AP50 by '
+    f'learning rate {rates or "not recorded"}.\n',
+    results.table(paired(lines), MEASURES),
+  ]

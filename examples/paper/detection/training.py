@@ -188,17 +188,57 @@ def smooth_l1(x: jax.Array, beta: float) -> jax.Array:
   return optax.huber_loss(x, delta=beta) / beta
 
 
-def make_step(graph: nnx.GraphDef, tx, anchors):
-  """A step `(trained, frozen, opt_state, batch, key) -> ...`, compiled."""
+class State(NamedTuple):
+  """What training changes: the trained weights and the optimizer's state."""
 
-  def step(trained: Any, frozen: Any, opt_state, batch: coco.Batch, key):
+  trained: Any
+  opt_state: Any
+
+
+def make_step(graph: nnx.GraphDef, tx, anchors):
+  """A step `(state, frozen, batch, key) -> (state, losses by name)`."""
+
+  def step(state: State, frozen: Any, batch: coco.Batch, key: jax.Array):
     def loss(trained):
       model = nnx.merge(graph, trained, frozen)
       return loss_fn(model, batch, anchors, key)
 
-    (total, losses), grads = jax.value_and_grad(loss, has_aux=True)(trained)
-    updates, opt_state = tx.update(grads, opt_state, trained)
-    trained = optax.apply_updates(trained, updates)
-    return trained, opt_state, {'train_loss': total, **losses}
+    (total, losses), grads = jax.value_and_grad(loss, has_aux=True)(
+      state.trained
+    )
+    updates, opt_state = tx.update(grads, state.opt_state, state.trained)
+    trained = optax.apply_updates(state.trained, updates)
+    return State(trained, opt_state), {'train_loss': total, **losses}
 
-  return jax.jit(step, donate_argnums=(0, 2))
+  return step
+
+
+def make_epoch(step):
+  """An epoch as one program, over images that live on the device.
+
+  Args:
+    step: From `make_step`.
+
+  Returns:
+    A function `(state, frozen, images, draws) -> (state, losses)` of all
+    training images as one `Batch`, and of `coco.draws` with a key for each
+    step; losses are `(steps,)`.
+  """
+
+  def epoch(state: State, frozen: Any, images: coco.Batch, draws):
+    def one(state, draw):
+      rows, is_mirrored, key = draw
+      batch = jax.tree.map(lambda x: x[rows], images)
+      batch = jax.vmap(mirror_some)(is_mirrored, batch)
+      return step(state, frozen, batch, key)
+
+    return jax.lax.scan(one, state, draws)
+
+  return epoch
+
+
+def mirror_some(is_mirrored: jax.Array, sample: coco.Batch) -> coco.Batch:
+  mirrored = coco.mirrored(sample)
+  return jax.tree.map(
+    lambda a, b: jnp.where(is_mirrored, a, b), mirrored, sample
+  )
