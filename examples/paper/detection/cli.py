@@ -10,7 +10,7 @@ import tyro
 from examples.data import coco, scenes
 from examples.paper import records, torch_weights
 from examples.paper.detection import experiment, pictures, report
-from examples.paper.detection.runs import Run, all_runs
+from examples.paper.detection.runs import NORMS, Run, all_runs
 
 # The rates that the baseline was tuned over, on scenes held out from the test.
 RATES = (0.01, 0.02, 0.04)
@@ -56,7 +56,8 @@ class Options:
     settings: dict[str, Any] = {'epochs': self.epochs, 'pixels': self.pixels}
     if self.command == 'tune':
       runs = [
-        Run('faster', 'frozen', 'none', 0, learning_rate=rate, **settings)
+        Run('faster', norm, 'none', 0, learning_rate=rate, **settings)
+        for norm in NORMS
         for rate in RATES
       ]
       return runs[self.shard[0] :: self.shard[1]]

@@ -226,6 +226,7 @@ def train(
     'train_size': len(program.data.trainable()),
     'test_size': len(program.tests.ids),
     'omitted': program.data.omitted,
+    'chance_ap50': evaluate.chance(program.tests, entries),
     'diverged': not np.isfinite(epochs[-1]['train_loss']),
     **report.environment(),
     'seconds': time.perf_counter() - start,
