@@ -13,7 +13,7 @@ from examples.paper.detection import experiment, pictures, report
 from examples.paper.detection.runs import NORMS, Run, all_runs
 
 # The rates that the baseline was tuned over, on scenes held out from the test.
-RATES = (0.01, 0.02, 0.04)
+RATES = (0.01, 0.02, 0.04, 0.08)
 SIZES = {'train2017': 480, 'tune2017': 120, 'val2017': 160}
 
 
@@ -32,7 +32,8 @@ class Options:
     seeds: How many pairs of each network and normalization.
     epochs: How often the training images are seen.
     pixels: The images' height and width.
-    learning_rate: After the warm-up.
+    learning_rate: After the warm-up; by default what the baselines were tuned
+      to.
     shard: Do part I of N, for N processes at once: 0 2 and 1 2.
     resident: Whether the training images live on the device and an epoch is one
       program; by default where the device is not a CPU and they fit.
@@ -46,7 +47,7 @@ class Options:
   seeds: int = 3
   epochs: int = Run.epochs
   pixels: int = Run.pixels
-  learning_rate: float = Run.learning_rate
+  learning_rate: float | None = None
   shard: tuple[int, int] = (0, 1)
   resident: bool | None = None
   out: Path = report.RESULTS

@@ -49,7 +49,7 @@ def detect(
     found = best_of_classes(boxes, scores, pixels)
     if model.mask_head is None:
       return found
-    aligned = pyramid_align(levels, found.boxes, STRIDES, model.MASK_SIZE)
+    aligned = pyramid_align(levels, found.boxes, STRIDES, model.mask_size)
     masks = jnp.moveaxis(model.mask_head(aligned), -1, 1)
     own = jax.vmap(lambda m, i: m[i])(masks, found.classes - 1)
     return found._replace(masks=jax.nn.sigmoid(own))

@@ -28,6 +28,7 @@ def make_detector(run: Run, classes: int) -> Detector:
     classes,
     masks=run.network == 'mask',
     norm=run.norm,
+    mask_size=run.mask_size,
     rngs=nnx.Rngs(run.seed),
   )
 
@@ -87,6 +88,9 @@ def make_optimizer(run: Run, axes: Any, steps: int):
   )
 
 
+read_data = functools.cache(coco.Coco)
+
+
 class Program(NamedTuple):
   """A run but for its seed, compiled once.
 
@@ -121,8 +125,8 @@ def make_program(
     resident: Whether the training images live on the device and an epoch is one
       program.
   """
-  data = coco.Coco(folder, 'train2017', run.pixels)
-  tests = coco.Coco(folder, part, run.pixels)
+  data = read_data(folder, 'train2017', run.pixels)
+  tests = read_data(folder, part, run.pixels)
   graph, trained, frozen = split(make_detector(run, len(data.names)))
   axes = read_axes(graph, trained, frozen, run, data.objects)
   if run.centralize == 'gc':

@@ -193,6 +193,7 @@ class Detector(nnx.Module):
     masks: Whether there is a mask head.
     norm: `'frozen'`: batch normalization in the backbone alone, frozen;
       `'group'`: group normalization in pyramid and heads besides.
+    mask_size: Of the aligned features that a mask is made from.
     channels: Of the pyramid.
     hidden: Of the box head.
     rngs: Keys for the initial weights.
@@ -201,7 +202,7 @@ class Detector(nnx.Module):
     ValueError: If `norm` is neither.
   """
 
-  BOX_SIZE, MASK_SIZE = 7, 14
+  BOX_SIZE = 7
 
   def __init__(
     self,
@@ -209,6 +210,7 @@ class Detector(nnx.Module):
     *,
     masks: bool,
     norm: str = 'frozen',
+    mask_size: int = 14,
     channels: int = 64,
     hidden: int = 256,
     rngs: nnx.Rngs,
@@ -216,6 +218,7 @@ class Detector(nnx.Module):
     if norm not in ('frozen', 'group'):
       raise ValueError(f"norm is 'frozen' or 'group', but {norm!r} was given.")
     group = norm == 'group'
+    self.mask_size = mask_size
     self.backbone = Backbone()
     self.pyramid = Pyramid(tuple(TAPS.values()), channels, group, rngs)
     self.proposals = ProposalNetwork(channels, rngs)

@@ -165,7 +165,7 @@ def mask_losses(model: Detector, pyramid, rois: Rois, targets: coco.Targets):
   """Masks of the sampled objects, which come first among the sampled."""
   first = int(ROI_SAMPLES * ROI_SHARE)
   boxes, label, found = (x[:, :first] for x in rois)
-  logits = model.mask_head(_aligned(pyramid, boxes, model.MASK_SIZE))
+  logits = model.mask_head(_aligned(pyramid, boxes, model.mask_size))
   classes = jnp.take_along_axis(targets.classes, found, 1).ravel()
   own = _of_class(jnp.moveaxis(logits, -1, 1), jnp.maximum(classes - 1, 0))
 
