@@ -10,6 +10,7 @@ from examples import report
 from examples.paper import figures, results
 from examples.paper.detection.runs import (
   CENTRALIZE,
+  LEARNING_RATES,
   NETWORKS,
   NORMS,
   Run,
@@ -106,19 +107,30 @@ def section(folder: Path, docs: Path) -> list[str]:
 def tables(folder: Path) -> list[str]:
   """The section of the page of tables."""
   lines, tuned = read(folder / 'run.jsonl'), read(folder / 'tune.jsonl')
-  rates = ', '.join(
-    f'{line["run"]["learning_rate"]:g}: {line["curves"]["box_ap50"][-1]:.1f}'
-    for line in tuned
-  )
   run = lines[0]['run']
   return [
     f'## {TITLE}\n',
     f'`{NAME}`; in the paper: {PAPER}.\n',
     f'- {lines[0]["train_size"]} training and {lines[0]["test_size"]} test '
     f'scenes of {run["pixels"]} pixels, MobileNetV2 from ImageNet weights, '
-    f'sgdm at {run["learning_rate"]:g}, decay {run["weight_decay"]:g}, '
-    f'{run["epochs"]} epochs, batches of {run["batch_size"]}.',
-    '- The baseline was tuned on scenes that are in neither: box AP50 by '
-    f'learning rate {rates or "not recorded"}.\n',
+    f'sgdm, decay {run["weight_decay"]:g}, {run["epochs"]} epochs, batches of '
+    f'{run["batch_size"]}.',
+    *(f'- {NORMS[norm]}: {rates(tuned, norm)}' for norm in NORMS),
+    '',
     results.table(paired(lines), MEASURES),
   ]
+
+
+def rates(tuned: list[dict[str, Any]], norm: str) -> str:
+  """How the baseline did at each rate, and what chance would have found."""
+  mine = [line for line in tuned if line['run']['norm'] == norm]
+  found = ', '.join(
+    f'{line["run"]["learning_rate"]:g} {line["curves"]["box_ap50"][-1]:.1f}'
+    for line in sorted(mine, key=lambda line: line['run']['learning_rate'])
+  )
+  chance = max((line.get('chance_ap50', 0.0) for line in mine), default=0.0)
+  return (
+    f'the rate is {LEARNING_RATES[norm]:g}; box AP50 of the baseline by rate, '
+    f'on scenes held out from both: {found or "not recorded"}; of its '
+    f'detections given to another image: {chance:.2f} at most.'
+  )
