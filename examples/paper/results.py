@@ -95,7 +95,8 @@ def table(
   """All arms in the last epoch, each beside its panel's baseline."""
   heads, blank = ['', 'seeds'], ['', '']
   for measure in measures:
-    heads += [measure.title.lower(), 'minus baseline']
+    title = measure.title[0].lower() + measure.title[1:]
+    heads += [title, 'minus baseline']
   rows = []
   for panel, arms in found.items():
     rows.append([f'**{panel}**'] + [''] * (len(heads) - 1))

@@ -14,7 +14,7 @@ from examples.paper.detection.anchors import make_anchors
 from examples.paper.detection.networks import STRIDES, Detector
 
 COUNT = 6
-SHOWN = 0.5  # Detections from this score.
+SHOWN = 0.3  # Detections from this score.
 
 
 def draw(
