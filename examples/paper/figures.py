@@ -60,6 +60,7 @@ def draw_curves(
           linewidth=0,
         )
       panel.set(title=title, xlabel='epoch', ylabel=measure.title)
+      panel.xaxis.get_major_locator().set_params(integer=True)
       panel.set_yscale('log' if measure.log else 'linear')
       panel.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
@@ -123,7 +124,7 @@ def draw_factors(
   norms = list(dict.fromkeys(norm for norm, _ in names))
   factors = list(dict.fromkeys(factor for _, factor in names))
   figure = matplotlib.figure.Figure(
-    figsize=(12, 1.2 + 0.42 * len(factors)), layout='constrained'
+    figsize=(12, max(3, 1.2 + 0.42 * len(factors))), layout='constrained'
   )
   accuracy, loss, both = figure.subplots(1, 3)
   for measure, axes in ((TEST_ACCURACY, accuracy), (TRAIN_LOSS, loss)):

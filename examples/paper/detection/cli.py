@@ -85,7 +85,7 @@ def train_all(options: Options) -> None:
     record, model = experiment.train(run, options.folder, part, show, resident)
     records.append(path, [records.Record(record)])
     if run.network == 'mask' and run.seed == 0 and run.centralize == 'gc':
-      picture = options.out / f'scenes_{run.norm}.png'
+      picture = options.out / f'scenes_{run.norm}.jpg'
       pictures.draw(model, options.folder, part, run.pixels, picture)
 
 

@@ -27,7 +27,7 @@ def draw(
     folder: The data, in COCO's form.
     part: Which part.
     pixels: The arrays' height and width.
-    path: Where to write the PNG file.
+    path: Where to write the JPEG file.
   """
   data = coco.Coco(folder, part, pixels)
   batch = coco.stacked([data.load(i) for i in range(COUNT)])

@@ -97,7 +97,7 @@ def section(folder: Path, docs: Path) -> list[str]:
   figure.parent.mkdir(parents=True, exist_ok=True)
   figures.draw_curves(found, figure, [MEASURES[0], MEASURES[1], MEASURES[3]])
   parts = [f'## {TITLE}\n', f'![{TITLE}](figures/{figure.name})\n']
-  for scenes in sorted(folder.glob('scenes_*.png')):
+  for scenes in sorted(folder.glob('scenes_*.jpg')):
     (figure.parent / scenes.name).write_bytes(scenes.read_bytes())
     parts.append(f'![Truth above, found below](figures/{scenes.name})\n')
   remarks = folder / 'remarks.md'
