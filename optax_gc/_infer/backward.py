@@ -169,27 +169,22 @@ class Walk:
       The cotangents of the body's inputs.
     """
     begin, frame = frames
-    atoms = frame.program.invars
-    total: list[Terms] = [[] for _ in atoms]
+    total: list[Terms] = [[] for _ in frame.program.invars]
     carried = [_novel([], terms) for terms in carry]
     while True:
       found = self.run(frame, [*carried, *rows])
       total = [_novel(a, b) for a, b in zip(total, found, strict=True)]
       again = found[first : first + len(carried)]
-      data = [frame.facts[atom].data for atom in atoms[first:]]
       same = {
         ident
-        for old, now, of_data in zip(carried, again, data, strict=False)
-        if of_data and _idents(now) <= _idents(old)
+        for old, now in zip(carried, again, strict=True)
+        if _idents(now) <= _idents(old)
         for ident in _idents(now)
       }
       new = [
         _novel(old, [_earlier(term, same) for term in now])
         for old, now in zip(carried, again, strict=True)
       ]
-      for j, terms in enumerate(new):
-        if data[j]:
-          new[j] = _terms.merged(terms, _jaxpr.shape(atoms[first + j]))
       if _said(new) == _said(carried):
         break
       carried = new

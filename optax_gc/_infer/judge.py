@@ -10,7 +10,7 @@ from optax_gc._infer import facts as _facts
 from optax_gc._infer import forward as _forward
 from optax_gc._infer import jaxpr as _jaxpr
 from optax_gc._infer import terms as _terms
-from optax_gc._infer.dims import C, Factor, X, label_of
+from optax_gc._infer.dims import C, X, label_of
 from optax_gc._infer.terms import CONTRACTS, LOST, UNCLEAR, Term, Terms
 
 
@@ -55,63 +55,54 @@ def read(
     else _facts.data(shape)
     for leaf, shape, atom in zip(leaves, shapes, program.invars, strict=True)
   ]
-  results, frame = _forward.Reader().run(jaxpr, facts)
-  ends = [
-    [_terms.full(_jaxpr.shape(atom), C, _terms.RETURNED, '')]
-    for atom in program.outvars
-  ]
-  del results
+  _, frame = _forward.Reader().run(jaxpr, facts)
+  ends = [_backward.returned(atom) for atom in program.outvars]
   found = _backward.Walk().run(frame, ends)
   verdicts = {
     leaf: judge(shape, terms)
     for leaf, shape, terms in zip(leaves, shapes, found, strict=True)
     if leaf is not None
   }
-  open_ones = [n for n, v in verdicts.items() if v.reason == _terms.REVERSE]
-  if open_ones:
-    found = _backward.Walk(dead=True).run(frame, ends)
-    for leaf, shape, terms in zip(leaves, shapes, found, strict=True):
+  if not any(v.reason == _terms.REVERSE for v in verdicts.values()):
+    return verdicts
+  found = _backward.Walk(dead=True).run(frame, ends)
+  for leaf, shape, terms in zip(leaves, shapes, found, strict=True):
+    if leaf is not None and verdicts[leaf].reason == _terms.REVERSE:
       verdict = judge(shape, [term for term in terms if term.met])
-      if leaf in open_ones and verdict.reduction:
-        verdicts[leaf] = verdict
+      verdicts[leaf] = verdict if verdict.reduction else verdicts[leaf]
   return verdicts
 
 
 def judge(shape: Sequence[int], terms: Terms) -> Verdict:
   """The verdict on one leaf, from the terms of its cotangent."""
-  lost = [term for term in terms if term.use == LOST]
-  if lost:
-    return _none(lost[0].place, False)
-  claims: dict[tuple[int, ...], Terms] = {}
-  unclear: list[tuple[int, ...]] = []
   for term in terms:
-    if term.use == _terms.ONTO_INPUT:
-      term = _terms.as_output(term, _terms.ADDED, term.place)
+    if term.use == LOST:
+      return _none(term.place, False)
+  claims: list[tuple[tuple[int, ...], Term]] = []
+  for term in terms:
     axes, part = _axes(term)
-    if term.use == UNCLEAR:
-      unclear.append(axes)
-      continue
-    if part is not None:
+    if part is not None and term.use != UNCLEAR:
       return _none(_part(shape, part, term), False)
-    if axes:
-      claims.setdefault(axes, []).append(term)
-  strong = {a: t for a, t in claims.items() if any(u.met for u in t)}
-  claims = strong or claims
-  if not claims:
+    if axes and term.use != _terms.ONTO_INPUT:
+      claims.append((axes, term))
+  clear = [claim for claim in claims if claim[1].use != UNCLEAR]
+  # What meets data has the say, before what meets constants.
+  clear = [claim for claim in clear if claim[1].met] or clear
+  if not clear:
     return _without_axes(shape, terms)
+  unclear = [claim for claim in claims if claim[1].use == UNCLEAR]
   choices = {
-    tuple(a for a in axes if shape[a] > 1)
-    for axes in (*claims, *filter(None, unclear))
+    tuple(a for a in axes if shape[a] > 1) for axes, _ in (*clear, *unclear)
   }
   if len(choices) > 1:
-    listed = _listed(sorted(choices))
-    return _none(f'used with axes {listed}', False)
-  axes = max(claims, key=len)
-  uses = [term for terms in claims.values() for term in terms]
+    *most, last = map(str, sorted(choices))
+    return _none(f'used with axes {", ".join(most)} and {last}', False)
+  axes = max((axes for axes, _ in clear), key=len)
+  uses = [term for _, term in clear]
   short = _incomplete(shape, axes, uses)
   if short is not None:
     return _none(_part(shape, short, uses[0]), False)
-  return _contracted(shape, axes, uses, terms)
+  return _contracted(axes, uses, terms)
 
 
 def _axes(term: Term) -> tuple[tuple[int, ...], int | None]:
@@ -133,26 +124,15 @@ def _incomplete(
   shape: Sequence[int], axes: Sequence[int], uses: Terms
 ) -> int | None:
   """An axis whose entries are not all in one inner product; or None."""
-  groups: dict[int, list[Term]] = {}
+  covered: dict[tuple[int, int], set[Any]] = {}
   for term in uses:
-    if any(f.region is not None for a in axes for f in term.dims[a]):
-      groups.setdefault(term.ident, []).append(term)
-  for group in groups.values():
     for axis in axes:
-      covered: set[Any] = set()
-      for term in group:
-        covered |= _entries(term.dims[axis])
-      if len(covered) < shape[axis]:
-        return axis
-  return None
-
-
-def _entries(dim: Sequence[Factor]) -> set[Any]:
-  return set(
-    itertools.product(
-      *(range(f.size) if f.region is None else f.region for f in dim)
-    )
-  )
+      parts = [
+        range(f.size) if f.region is None else f.region for f in term.dims[axis]
+      ]
+      entries = covered.setdefault((term.ident, axis), set())
+      entries.update(itertools.product(*parts))
+  return next((a for (_, a), c in covered.items() if len(c) < shape[a]), None)
 
 
 def _part(shape: Sequence[int], axis: int, term: Term) -> str:
@@ -165,9 +145,7 @@ def _part(shape: Sequence[int], axis: int, term: Term) -> str:
   return f'{half} of axis {axis} is contracted: {term.place}'
 
 
-def _contracted(
-  shape: Sequence[int], axes: tuple[int, ...], uses: Terms, terms: Terms
-) -> Verdict:
+def _contracted(axes: tuple[int, ...], uses: Terms, terms: Terms) -> Verdict:
   output = {
     i for term in uses for i, dim in enumerate(term.dims) if label_of(dim) == C
   }
@@ -178,12 +156,9 @@ def _contracted(
   others = _sentences(t for t in terms if t not in uses and _tells(t))
   if others:
     reason += f'; also {others}'
-  return Verdict(
-    axes,
-    tuple(sorted(output - set(axes))),
-    reason,
-    convolution=any(t.place.startswith('conv_general') for t in uses),
-  )
+  convolution = any(t.place.startswith('conv_general') for t in uses)
+  outputs = tuple(sorted(output - set(axes)))
+  return Verdict(axes, outputs, reason, convolution=convolution)
 
 
 def _tells(term: Term) -> bool:
@@ -194,17 +169,14 @@ def _tells(term: Term) -> bool:
 def _without_axes(shape: Sequence[int], terms: Terms) -> Verdict:
   if not terms:
     return _none('never used')
-  unclear = [term for term in terms if term.use == UNCLEAR]
-  if unclear:
-    return _none(unclear[0].place, False)
-  mixed = [term for term in terms if term.use == CONTRACTS]
-  if mixed:
-    return _none(f'no axis holds inputs alone: {mixed[0].place}', False)
-  told = _sentences(
-    term
-    for term in terms
-    if _tells(term) or term.use in (_terms.GAIN, _terms.STOPPED)
-  )
+  for term in terms:
+    if term.use == UNCLEAR:
+      return _none(term.place, False)
+  for term in terms:
+    if term.use == CONTRACTS:
+      return _none(f'no axis holds inputs alone: {term.place}', False)
+  scales = (_terms.GAIN, _terms.STOPPED)
+  told = _sentences(t for t in terms if _tells(t) or t.use in scales)
   if told:
     return _none(told)
   if any(term.use == _terms.REVERSE for term in terms):
@@ -220,15 +192,10 @@ def _sentences(terms: Iterable[Term]) -> str:
   """The distinct sentences; the same one at several places is said once."""
   told: dict[str, str] = {}
   for term in terms:
-    said = term.use
+    said = _terms.ADDED if term.use == _terms.ONTO_INPUT else term.use
     if said in (_terms.LOOKED_UP, 'joined with activations'):
       said += f' by {term.place}'
     elif said == _terms.ACTS:
       said += f' in {term.place}'
     told.setdefault(term.use, said)
   return '; '.join(told.values())
-
-
-def _listed(choices: Sequence[tuple[int, ...]]) -> str:
-  *most, last = map(str, choices)
-  return f'{", ".join(most)} and {last}'
