@@ -100,9 +100,8 @@ class Walk:
     self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
   ) -> list[Terms]:
     runs = [self.run(frame, outs) for frame in inner]
-    which = [_terms.full(step.shapes[0], C, '', step.place)]
-    found = [[t for terms in each for t in terms] for each in zip(*runs)]  # noqa: B905
-    return [which, *found]
+    joined = [[t for terms in each for t in terms] for each in zip(*runs)]  # noqa: B905
+    return [[], *joined]
 
   def _scan(
     self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
@@ -121,7 +120,6 @@ class Walk:
       term.ident: term.dims[0]
       for terms in outs[carried:]
       for term in terms
-      if not any(outs[:carried])
     }
     for k in range(first, len(found)):
       found[k] = [
@@ -294,8 +292,6 @@ def _parts(step: Step, term: Term, number: int) -> list[Term | None]:
       if k != number and step.facts[k].data:
         found[k] = _terms.full(step.shape, C, '', step.place)
     return found
-  if step.data and any(fact.kernel for fact in step.facts):
-    term = _terms.settled(term)
   found = list(_RULES.get(step.name, _unknown)(step, term))
   if step.name in _names.INDEXED:
     for k in step.held():

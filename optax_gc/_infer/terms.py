@@ -96,11 +96,6 @@ def as_output(term: Term, use: str, place: str) -> Term:
   return term._replace(met=(), use=use, place=place, sign='')
 
 
-def settled(term: Term) -> Term:
-  """With outputs where an activation varies and nothing else does."""
-  return relabeled(term, lambda _, n: n & ~BENT | C if n & BENT else n)
-
-
 def varies(term: Term) -> bool:
   """Whether it varies at all, or only rescales."""
   return any(f.label and f.size > 1 for dim in term.dims for f in dim)
