@@ -103,10 +103,6 @@ def _multiplied(step: Step, term: Term, k: int) -> Term:
       return old | X * data[i] or mark * (i in along)
 
     return _terms.relabeled(term, label)._replace(ident=fresh)
-  number = any(fact.data for fact in step.facts)
-  if number and term.use == _terms.RETURNED and not term.has_input:
-    # factors/rescaled_by_one_number.
-    return _terms.closed(step.shapes[k], UNCLEAR, _policy.NUMBER)
   return _gain(step, term, k)
 
 
@@ -151,10 +147,10 @@ def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   if term.sign == _terms.SUMMED_BEFORE:
     return _terms.closed(step.shapes[k], LOST, _policy.WEIGHED)
   owns = _owns(step, k)
-  raw = [_dims.label_of(dim) for dim in term.dims]
+  before = [_dims.label_of(dim) & ~WEIGHED for dim in term.dims]
   rows = [
-    (label & ~WEIGHED, d, own)
-    for label, d, own, n in zip(raw, data, owns, step.shape, strict=True)
+    (label, d, own)
+    for label, d, own, n in zip(before, data, owns, step.shape, strict=True)
     if n > 1
   ]
   outputs = any(n & C and not d for n, d, _ in rows)
@@ -162,22 +158,13 @@ def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   scale = any(d for _, d, _ in rows) and not any(
     n & C and (own or not d) for n, d, own in rows
   )
-  # algebra/product_and_sum_before_scores: it is complete once it is summed.
-  sums = any(
-    d and own and not label and n > 1
-    for label, d, own, n in zip(raw, data, owns, step.shape, strict=True)
-  )
-  gain = _of_products(step, k, [n & ~WEIGHED for n in raw], owns)
+  gain = _of_products(step, k, before, owns)
   if gain and sum(n > 1 for n in step.shapes[k]) > 1:
     return _terms.closed(step.shapes[k], LOST, _policy.GAINS)
 
   def label(i: int, old: int) -> int:
-    if sums and old == X and not data[i]:
-      return C
-    mixed = old == X and (scale or sums)
-    if mixed or (sums and old == WEIGHED) or (gain and owns[i]):
-      return X | C
-    return met(old, data[i], outputs)
+    both = (old == X and scale) or (gain and owns[i])
+    return X | C if both else met(old, data[i], outputs)
 
   return _terms.relabeled(term, label)._replace(
     met=(_dims.new_key(),), use=SCALES, place=step.place, sign=''

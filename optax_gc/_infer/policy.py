@@ -20,7 +20,6 @@ PICKED = 'rows that data picked are contracted with data'
 RESIZED = 'read between its entries, at places that data give'
 UPDATED = 'data is added to it before it is contracted'
 OTHERWISE = 'has other coefficients for each output'
-NUMBER = 'multiplied by one number of the data, then summed'
 
 
 def product(term: Term, free: Sequence[Sequence[Dim]], bent: bool) -> str:
