@@ -117,9 +117,7 @@ class Walk:
       found[constants + j] = [*found[constants + j], *outs[j]]
     # algebra/stacked_kernels_contracted_over_the_stack.
     stacks = {
-      term.ident: term.dims[0]
-      for terms in outs[carried:]
-      for term in terms
+      term.ident: term.dims[0] for terms in outs[carried:] for term in terms
     }
     for k in range(first, len(found)):
       found[k] = [

@@ -109,18 +109,17 @@ def reshape(dims: Sequence[Dim], shape: Sequence[int]) -> tuple[Dim, ...]:
 
 def _split(factor: Factor, outer: int) -> tuple[Factor, Factor]:
   """A factor as two, the first of the given size; they share its key."""
-  inner = factor.size // outer
-  region = factor.region
-  if not region:
-    return factor._replace(size=outer), factor._replace(size=inner)
-  rows = range(region.start // inner, (region.stop - 1) // inner + 1)
-  cells: range | None = None
-  if len(rows) == 1:
-    cells = range(region.start % inner, (region.stop - 1) % inner + 1)
-  elif region.start % inner or region.stop % inner or region.step != 1:
-    cells = NOWHERE
+  inner, region = factor.size // outer, factor.region
+  rows = cells = region
+  if region:
+    first, last = region.start // inner, (region.stop - 1) // inner
+    rows = range(first, last + 1)
+    whole = not (region.start % inner or region.stop % inner)
+    cells = None if whole and region.step == 1 else NOWHERE
+    if first == last:
+      cells = range(region.start % inner, (region.stop - 1) % inner + 1)
   return (
-    factor._replace(size=outer, region=None if len(rows) == outer else rows),
+    factor._replace(size=outer, region=None if rows == range(outer) else rows),
     factor._replace(
       size=inner, region=None if cells == range(inner) else cells
     ),
@@ -157,9 +156,6 @@ def place(dim: Dim, start: int | None, total: int, stride: int = 1) -> Dim:
     # A squeezed axis is marked as a batch only as long as its size is one.
     label = 0 if size == 1 and dim[0].label == X | C else dim[0].label
     return (dim[0]._replace(size=total, label=label, region=moved),)
-  inner = size_of(dim[1:])
-  if start % inner == 0 and total % inner == 0:
-    return (*place(dim[:1], start // inner, total // inner), *dim[1:])
   return (whole._replace(region=range(start, start + size)),)
 
 
@@ -177,12 +173,6 @@ def cut(dim: Dim, start: int, size: int) -> Dim | None:
     inside = range(first - start, last - start, region.step)
     whole = inside == range(size)
     return (dim[0]._replace(size=size, region=None if whole else inside),)
-  inner = size_of(dim[1:])
-  if start % inner == 0 and size % inner == 0:
-    head = cut(dim[:1], start // inner, size // inner)
-    return None if head is None else (*head, *dim[1:])
-  if start // inner == (start + size - 1) // inner:
-    return cut(dim[1:], start % inner, size)
   return (Factor(size, blur(dim), dim[0].key),)
 
 
