@@ -141,8 +141,7 @@ def place(dim: Dim, start: int | None, total: int, stride: int = 1) -> Dim:
   size = size_of(dim)
   if size == total:
     return dim
-  tied = frozenset().union(*(f.tied for f in dim))
-  whole = Factor(total, blur(dim), dim[0].key, tied)
+  whole = Factor(total, blur(dim), dim[0].key)
   if start is None:
     return (whole._replace(region=NOWHERE),)
   if stride != 1:

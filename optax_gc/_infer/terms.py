@@ -112,23 +112,16 @@ def sum_over(term: Term, gone: Collection[int], mixed: bool = True) -> Term:
   """
   if not gone:
     return term
-  summed = {f.key: f for d in gone for f in term.dims[d] if f.size > 1}
+  summed = {f.key: f.label for d in gone for f in term.dims[d] if f.size > 1}
 
   def inherit(factor: Factor) -> Factor:
-    label, tied = factor.label, factor.tied
-    for key in tied & summed.keys():
-      more = summed[key].label
-      label |= X | C if mixed and more else more
-      tied |= summed[key].tied
-    return factor._replace(label=label, tied=tied) if tied else factor
+    label = factor.label
+    for key in factor.tied & summed.keys():
+      label |= X | C if mixed and summed[key] else summed[key]
+    return factor if label == factor.label else factor._replace(label=label)
 
-  return term._replace(
-    dims=tuple(
-      tuple(map(inherit, dim))
-      for i, dim in enumerate(term.dims)
-      if i not in gone
-    )
-  )
+  kept = [dim for i, dim in enumerate(term.dims) if i not in gone]
+  return term._replace(dims=tuple(tuple(map(inherit, dim)) for dim in kept))
 
 
 def scaled(term: Term, along: Sequence[int]) -> Term:
@@ -147,18 +140,15 @@ def aligned(term: Term, shape: Sequence[int]) -> Term:
   """The cotangent of an operand that was spread over a result."""
   if len(shape) != len(term.dims):  # A scalar.
     return sum_over(term, range(len(term.dims)))
-  gone = {
+  gone = [
     i
     for i, dim in enumerate(term.dims)
     if shape[i] == 1 and _dims.size_of(dim) != 1
-  }
-  if not gone:
-    return term
-  term = sum_over(term, gone)
-  dims = list(term.dims)
-  for i in sorted(gone):
+  ]
+  dims = list(sum_over(term, gone).dims)
+  for i in gone:
     dims.insert(i, _dims.fresh(1))
-  return term._replace(dims=tuple(dims))
+  return term._replace(dims=tuple(dims)) if gone else term
 
 
 def piece(term: Term, dims: tuple[Dim, ...], axis: int, number: int) -> Term:
@@ -208,27 +198,26 @@ def distinct(terms: Iterable[Term]) -> Terms:
   seen: dict[object, Term] = {}
   for term in terms:
     seen.setdefault((term.ident, term.met, signature(term)), term)
-  found = _reunited(list(seen.values()))
+  found = list(seen.values())
   if len(found) < 2:
     return found
+  found = _reunited(found)
   blank = [
-    frozenset(
-      i
-      for i, dim in enumerate(term.dims)
-      if not _dims.label_of(dim) and _dims.size_of(dim) > 1
-    )
-    for term in found
+    {i for i, dim in enumerate(term.dims) if _idle(dim)} for term in found
   ]
   return [
     term
     for term, less in zip(found, blank, strict=True)
     if not term.open
     or not any(
-      more < less
+      other.use == term.use and more < less
       for other, more in zip(found, blank, strict=True)
-      if other.use == term.use
     )
   ]
+
+
+def _idle(dim: Dim) -> bool:
+  return not _dims.label_of(dim) and _dims.size_of(dim) > 1
 
 
 def _reunited(terms: Terms) -> Terms:
@@ -237,38 +226,34 @@ def _reunited(terms: Terms) -> Terms:
   Each entry met other data: the axes are inputs. If all met the same, they are
   copies that are added up.
   """
-  groups: dict[object, list[tuple[Term, tuple[int, ...]]]] = {}
+  groups: dict[object, Terms] = {}
   for term in terms:
-    at = tuple(
-      i
-      for i, dim in enumerate(term.dims)
-      if len(dim) == 1
-      and dim[0].size > 1
-      and dim[0].region is not None
-      and len(dim[0].region) == 1
+    at = tuple(i for i, dim in enumerate(term.dims) if _single(dim))
+    others = tuple(dim for dim in term.dims if not _single(dim))
+    said = signature(term._replace(dims=others))
+    key = (term.ident, at, said) if at else id(term)
+    groups.setdefault(key, []).append(term)
+  found: Terms = []
+  for group in groups.values():
+    first = group[0]
+    at = tuple(i for i, dim in enumerate(first.dims) if _single(dim))
+    met = {
+      tuple(term.dims[i][0].region for i in at): term.met for term in group
+    }
+    whole = math.prod(first.dims[i][0].size for i in at)
+    if len(group) < 2 or len(met) < whole:
+      found += group
+      continue
+    label = X if len(set(met.values())) == whole else 0
+    dims = tuple(
+      (dim[0]._replace(label=label, region=None),) if i in at else dim
+      for i, dim in enumerate(first.dims)
     )
-    rest = tuple(
-      tuple((f.size, f.label, f.region) for f in dim)
-      for i, dim in enumerate(term.dims)
-      if i not in at
-    )
-    key = (term.ident, at, term.use, rest) if at else id(term)
-    groups.setdefault(key, []).append((term, at))
-  return [term for group in groups.values() for term in _united(group)]
+    found.append(first._replace(dims=dims))
+  return found
 
 
-def _united(group: list[tuple[Term, tuple[int, ...]]]) -> Terms:
-  first, at = group[0]
-  entries: dict[tuple[int, ...], tuple[int, ...]] = {}
-  for term, _ in group:
-    regions = [term.dims[i][0].region or range(1) for i in at]
-    entries[tuple(region.start for region in regions)] = term.met
-  whole = math.prod(first.dims[i][0].size for i in at)
-  if len(group) < 2 or len(entries) < whole:
-    return [term for term, _ in group]
-  label = X if len(set(entries.values())) == whole else 0
-  dims = tuple(
-    (dim[0]._replace(label=label, region=None),) if i in at else dim
-    for i, dim in enumerate(first.dims)
-  )
-  return [first._replace(dims=dims)]
+def _single(dim: Dim) -> bool:
+  """Whether it is one entry of an axis."""
+  factor, region = dim[0], dim[0].region
+  return len(dim) == 1 < factor.size and region is not None and len(region) == 1
