@@ -48,7 +48,7 @@ class Walk:
       reverse = self.reverse or frame.reverse[number]
       outs = [known.pop(out, []) for out in equation.outvars]
       if not any(outs):
-        if not self.dead or reverse or not any(frame.reverse):
+        if reverse or not (self.dead and outs and any(frame.reverse)):
           continue
         outs = [returned(out) for out in equation.outvars]
       operands = [frame.fact(atom) for atom in equation.invars]
@@ -88,11 +88,11 @@ class Walk:
       return flow(step, inner, outs)
     (frame,) = inner
     local = [
-      [_resized(term, _jaxpr.shape(atom)) for term in terms]
+      [_moves.resized(term, _jaxpr.shape(atom)) for term in terms]
       for atom, terms in zip(frame.program.outvars, outs, strict=True)
     ]
     return [
-      [_resized(term, shape) for term in terms]
+      [_moves.resized(term, shape) for term in terms]
       for terms, shape in zip(self.run(frame, local), step.shapes, strict=True)
     ]
 
@@ -234,16 +234,6 @@ def _earlier(term: Term, same: set[int]) -> Term:
   return term._replace(ident=hash((term.ident, 'earlier')))
 
 
-def _resized(term: Term, shape: Sequence[int]) -> Term:
-  """The same on a device's part of an array, or on the whole."""
-  return term._replace(
-    dims=tuple(
-      dim if _dims.size_of(dim) == n else _dims.fresh(n, _dims.blur(dim))
-      for dim, n in zip(term.dims, shape, strict=True)
-    )
-  )
-
-
 def _back(step: Step, outs: list[Terms], reverse: bool) -> list[Terms]:
   """The cotangents of an equation's operands."""
   found: list[Terms] = [[] for _ in step.facts]
@@ -254,7 +244,7 @@ def _back(step: Step, outs: list[Terms], reverse: bool) -> list[Terms]:
     return found
   if step.name in _names.PASSES:
     for k, terms in enumerate(outs):
-      found[k] = [_moves.collective(step, term, k) for term in terms]
+      found[k] = [_moves.resized(term, step.shapes[k]) for term in terms]
   elif step.name in ('split', 'unstack'):
     found[0] = _moves.split(step, outs)
   else:

@@ -86,8 +86,6 @@ def judge(shape: Sequence[int], terms: Terms) -> Verdict:
     if axes and term.use != _terms.ONTO_INPUT:
       claims.append((axes, term))
   clear = [claim for claim in claims if claim[1].use != UNCLEAR]
-  # What meets data has the say, before what meets constants.
-  clear = [claim for claim in clear if claim[1].met] or clear
   if not clear:
     return _without_axes(shape, terms)
   unclear = [claim for claim in claims if claim[1].use == UNCLEAR]

@@ -221,19 +221,14 @@ def _passed(step: Step, term: Term) -> Term:
   return term
 
 
-def collective(step: Step, term: Term, k: int) -> Term:
-  """Operand `k` of a primitive that passes each operand on, or spreads it."""
-  shape = step.shapes[k]
-  if tuple(map(_dims.size_of, term.dims)) == shape:
-    return term
-  axes = {a for a in step.params.get('axes', ()) if isinstance(a, int)}
-  given = iter(term.dims)
+def resized(term: Term, shape: Sequence[int]) -> Term:
+  """The same on a device's part of an array, or on the whole."""
+  given = iter(term.dims) if len(shape) == len(term.dims) else iter(())
   dims = []
-  for i, n in enumerate(shape):
-    dim = None if i in axes else next(given, None)
-    same = dim is not None and _dims.size_of(dim) == n
-    label = _dims.blur(dim) if dim else 0
-    dims.append(dim if same and dim else _dims.fresh(n, label))
+  for n in shape:
+    dim = next(given, ())
+    same = dim and _dims.size_of(dim) == n
+    dims.append(dim if same else _dims.fresh(n, _dims.blur(dim)))
   return term._replace(dims=tuple(dims))
 
 

@@ -15,39 +15,22 @@ class Step:
   Attributes:
     equation: The equation.
     facts: What its operands are.
-    shapes: Their shapes.
-    shape: That of its first result.
     data: Whether data enters its results.
+    name: The primitive's name.
+    params: Its parameters.
+    shapes: The operands' shapes.
+    shape: The first result's.
   """
 
   def __init__(
-    self,
-    equation: Any,
-    facts: list[Fact],
-    data: bool,
-    path: tuple[str, ...],
+    self, equation: Any, facts: list[Fact], data: bool, path: tuple[str, ...]
   ):
-    self.equation = equation
-    self.facts = facts
-    self.data = data
+    self.equation, self.facts, self.data = equation, facts, data
+    self.name: str = equation.primitive.name
+    self.params: dict[str, Any] = equation.params
+    self.shapes = [_jaxpr.shape(atom) for atom in equation.invars]
+    self.shape = _jaxpr.shape(equation.outvars[0])
     self._path = path
-
-  @functools.cached_property
-  def shapes(self) -> list[tuple[int, ...]]:
-    return [_jaxpr.shape(atom) for atom in self.equation.invars]
-
-  @functools.cached_property
-  def shape(self) -> tuple[int, ...]:
-    return _jaxpr.shape(self.equation.outvars[0])
-
-  @property
-  def name(self) -> str:
-    return str(self.equation.primitive.name)
-
-  @property
-  def params(self) -> dict[str, Any]:
-    params: dict[str, Any] = self.equation.params
-    return params
 
   @functools.cached_property
   def place(self) -> str:

@@ -5,7 +5,7 @@ import math
 from typing import NamedTuple
 
 from optax_gc._infer import dims as _dims
-from optax_gc._infer.dims import BENT, C, Dim, Factor, X
+from optax_gc._infer.dims import C, Dim, Factor, X
 
 # Uses that are not sentences of their own. The others are: they say why a leaf
 # without an axis of inputs has none.
