@@ -90,13 +90,12 @@ def _sliced(step: Step, term: Term) -> Term:
 def _padded(step: Step, term: Term) -> Term | None:
   dims = []
   config = step.params['padding_config']
-  for dim, (low, _, inner), size in zip(
+  for dim, (low, _, inner), n in zip(
     term.dims, config, step.shapes[0], strict=True
   ):
-    if inner or low < 0:  # Entries of a dilated kernel lose their places.
-      dims.append(_dims.fresh(size, _dims.blur(dim)))
-      continue
-    part = _dims.cut(dim, low, size)
+    # Entries of a dilated kernel lose their places.
+    lost = inner or low < 0
+    part = _dims.fresh(n, _dims.blur(dim)) if lost else _dims.cut(dim, low, n)
     if part is None:
       return None
     dims.append(part)
@@ -128,10 +127,7 @@ def _concatenated(step: Step, term: Term) -> list[Term | None]:
       found.append(None)
       continue
     dims = (*term.dims[:axis], dim, *term.dims[axis + 1 :])
-    whole = shape[axis] == step.shape[axis]
-    part = term._replace(dims=dims)
-    part = part if whole else _terms.piece(term, dims, axis, k)
-    found.append(_joined(step, k, part))
+    found.append(_joined(step, k, _terms.piece(term, dims, axis, k)))
   return found
 
 
@@ -222,13 +218,16 @@ def _passed(step: Step, term: Term) -> Term:
 
 
 def resized(term: Term, shape: Sequence[int]) -> Term:
-  """The same on a device's part of an array, or on the whole."""
+  """With other lengths: of what was padded, or split over devices."""
   given = iter(term.dims) if len(shape) == len(term.dims) else iter(())
   dims = []
   for n in shape:
     dim = next(given, ())
-    same = dim and _dims.size_of(dim) == n
-    dims.append(dim if same else _dims.fresh(n, _dims.blur(dim)))
+    if not dim or _dims.size_of(dim) != n:
+      region = NOWHERE if any(f.region is not None for f in dim) else None
+      factor = Factor(n, _dims.blur(dim), _dims.new_key(), region=region)
+      dim = (factor,)
+    dims.append(dim)
   return term._replace(dims=tuple(dims))
 
 

@@ -210,3 +210,10 @@ def layer_normalised_gates(p, x):
 
   start = jnp.zeros((x.shape[0], p['h'].shape[0]))
   return lax.scan(step, (start, start), x.swapaxes(0, 1))[1]
+
+
+@program('bi', '[5]o', q='Io', k='Io')
+def key_written_into_a_cache(p, x, cache):
+  """One step of decoding: the newest key is the cache's last row."""
+  cache = lax.dynamic_update_slice(cache, (x @ p['k'])[:1], (4, 0))
+  return jax.nn.softmax(x @ p['q'] @ cache.T) @ cache

@@ -301,3 +301,10 @@ def kernels_of_bases(p, x):
 line('kernel_of_codes', 'bi', c='i3?', w='3o?')(
   lambda x, c, w: x @ jnp.tanh(c @ w)
 )
+
+
+@program('bi', w='Ih')
+def kernel_in_a_basis_of_outputs(p, x):
+  """A constant makes outputs of the kernel's: its input is not the constant."""
+  basis = np.cos(np.outer(np.arange(p['w'].shape[1]), np.arange(5)))
+  return x @ (p['w'] @ basis)
