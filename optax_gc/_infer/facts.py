@@ -131,8 +131,7 @@ def _multiplied(equation: Any, operands: Facts) -> Facts:
   (fact,) = elementwise(equation, operands)
   weights = [operand for operand in operands if operand.kernel]
   number = any(operand.data and not any(operand.varies) for operand in operands)
-  divides = equation.primitive.name == 'div' and operands[0].data
-  if len(weights) == 1 and number and not divides:
+  if len(weights) == 1 and number:
     return [Fact(weights[0].made | RESCALED, fact.varies, weights[0].leaves)]
   if not fact.data and len({operand.picked for operand in weights}) == 2:
     return [Fact(DATA | WEIGHTS, fact.varies)]
@@ -194,8 +193,6 @@ def _looked_up(equation: Any, operands: Facts) -> Facts:
   chosen = any(fact.chooses for fact in places)
   if not chosen:
     return [_mixed(source, shape)]
-  if not source.kernel:
-    return [_mixed(_made([source, data(())]), shape)]
   window = equation.params['dimension_numbers'].offset_dims
   varies = tuple(WEIGHTS if i in window else OTHER for i in range(len(shape)))
   return [Fact(source.made | PICKED, varies, source.leaves)]

@@ -11,6 +11,7 @@ change the case's verdicts. What changes none is listed, and the exit status 1.
 import ast
 from collections.abc import Iterator
 import copy
+import functools
 import importlib
 import pathlib
 import re
@@ -97,8 +98,9 @@ def engine(module: str, tree: ast.Module) -> types.ModuleType:
       setattr(package, name.rpartition('.')[2], old)
 
 
-def verdicts(judge: Any, case: str) -> Any:
-  """What a case's leaves get, or the error."""
+@functools.cache
+def traced(case: str) -> list[Any]:
+  """A case's programs, with what the judge wants to know of their inputs."""
   found = []
   for sizes in SIZES.values():
     built = CASES[case](sizes)
@@ -106,12 +108,17 @@ def verdicts(judge: Any, case: str) -> Any:
     fn = lambda *x: built.fn(*jax.tree.unflatten(treedef, x))  # noqa: B023, E731
     count = len(jax.tree.leaves(built.params))
     leaves = [i if i < count else None for i in range(len(flat))]
-    program = jaxpr.trace(fn, *flat)
-    try:
-      found.append(judge.read(program, leaves, [x.shape for x in flat]))
-    except Exception as error:  # Broken code may do anything.
-      found.append(type(error))
-  return [str(each) for each in found]
+    shapes = [x.shape for x in flat]
+    found.append((jaxpr.trace(fn, *flat), leaves, shapes))
+  return found
+
+
+def verdicts(judge: Any, case: str) -> list[str]:
+  """What a case's leaves get, or the error."""
+  try:
+    return [str(judge.read(*program)) for program in traced(case)]
+  except Exception as error:  # Broken code may do anything.
+    return [type(error).__name__]
 
 
 def main(modules: list[str]) -> int:
