@@ -35,8 +35,6 @@ def _every(step: Step, term: Term) -> list[Term | None]:
       part = _added(step, term, k)
     elif step.name in ('mul', 'div', 'select_n'):
       part = _multiplied(step, term, k)
-    elif step.name in _names.COMPARES and step.facts[k].kernel:
-      continue  # kernels/largest_entries: a threshold has no gradient.
     else:
       part = _bent(step, term, k)
     found[k] = _terms.aligned(part, step.shapes[k]) if part.open else part
@@ -94,10 +92,7 @@ def _multiplied(step: Step, term: Term, k: int) -> Term:
     return _scales(step, term, k, data)
   if step.facts[k].data or any(data):
     fresh = _dims.new_key() if any(data) or along else term.ident
-    owns = _owns(step, k)
-    # algebra/scale_before_a_product_and_a_sum: a layer has outputs of its own.
-    layer = any(not owns[i] and step.shape[i] > 1 for i in along)
-    mark = (C if layer else WEIGHED) * step.facts[k].data
+    mark = WEIGHED * step.facts[k].data
 
     def label(i: int, old: int) -> int:
       return old | X * data[i] or mark * (i in along)

@@ -135,9 +135,9 @@ def _layer(side: _Side, term: Term) -> Term:
 
   def shared(label: int, e: int) -> int:
     # algebra/experts_weighed_by_a_parameter: no part of the product.
-    # layers/experts_dense: after a sum, an inner product is complete.
-    both = label in (X, WEIGHED)
-    return X | C if both else met(label, bool(varies[e]), not side.summed)
+    if label in (X, WEIGHED):
+      return X | C
+    return met(label, bool(varies[e]), not side.summed)
 
   dims: list[Dim] = [()] * len(shape)
   for d, e in side.summed:
