@@ -181,7 +181,7 @@ class Walk:
         _novel(old, [_earlier(term, same) for term in now])
         for old, now in zip(carried, again, strict=True)
       ]
-      if _said(new) == _said(carried):
+      if list(map(len, new)) == list(map(len, carried)):
         break
       carried = new
     if begin is not frame:
@@ -205,10 +205,6 @@ def _give(known: dict[Any, Terms], atom: Any, terms: Terms) -> None:
 def _gathered(terms: Terms, atom: Any, data: bool) -> Terms:
   terms = _terms.distinct(terms)
   return _terms.merged(terms, _jaxpr.shape(atom)) if data else terms
-
-
-def _said(terms: list[Terms]) -> list[set[Any]]:
-  return [set(map(_terms.signature, each)) for each in terms]
 
 
 def _novel(terms: Terms, more: Terms) -> Terms:

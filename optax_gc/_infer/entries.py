@@ -185,8 +185,7 @@ def _bent(step: Step, term: Term, k: int) -> Term:
   spreads = [_spread(step, j) for j in range(len(step.facts))]
   if not step.data:
     along = [i for i in range(len(step.shape)) if any(s[i] for s in spreads)]
-    doubt = term.sign if term.sign == _terms.KERNEL else _terms.DOUBT
-    return _terms.scaled(term, along)._replace(sign=doubt)
+    return _terms.scaled(term, along)._replace(sign=_terms.DOUBT)
   data = [
     any(s[i] for s, fact in zip(spreads, step.facts, strict=True) if fact.data)
     for i in range(len(step.shape))
