@@ -91,13 +91,12 @@ def _multiplied(step: Step, term: Term, k: int) -> Term:
       return _terms.as_output(term, CHOSEN, step.place)
     return _scales(step, term, k, data)
   if step.facts[k].data or any(data):
-    fresh = _dims.new_key() if any(data) or along else term.ident
     mark = WEIGHED * step.facts[k].data
 
     def label(i: int, old: int) -> int:
       return old | X * data[i] or mark * (i in along)
 
-    return _terms.relabeled(term, label)._replace(ident=fresh)
+    return _terms.relabeled(term, label)._replace(ident=_dims.new_key())
   return _gain(step, term, k)
 
 
