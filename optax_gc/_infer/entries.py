@@ -97,6 +97,10 @@ def _multiplied(step: Step, term: Term, k: int) -> Term:
       return old | X * data[i] or mark * (i in along)
 
     return _terms.relabeled(term, label)._replace(ident=_dims.new_key())
+  number = any(fact.data for fact in step.facts)
+  if number and term.use == _terms.RETURNED and not term.has_input:
+    # factors/rescaled_by_one_number.
+    return _terms.closed(step.shapes[k], UNCLEAR, _policy.NUMBER)
   return _gain(step, term, k)
 
 

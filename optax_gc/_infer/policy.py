@@ -19,6 +19,7 @@ MIXTURE = 'data weighs kernels, then meets their mixture'
 PICKED = 'rows that data picked are contracted with data'
 RESIZED = 'read between its entries, at places that data give'
 UPDATED = 'data is added to it before it is contracted'
+NUMBER = 'multiplied by one number of the data, then summed'
 OTHERWISE = 'has other coefficients for each output'
 
 
