@@ -145,7 +145,8 @@ def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   if term.sign == _terms.SUMMED_BEFORE:
     return _terms.closed(step.shapes[k], LOST, _policy.WEIGHED)
   owns = _owns(step, k)
-  before = [_dims.label_of(dim) & ~WEIGHED for dim in term.dims]
+  raw = [_dims.label_of(dim) for dim in term.dims]
+  before = [label & ~WEIGHED for label in raw]
   rows = [
     (label, d, own)
     for label, d, own, n in zip(before, data, owns, step.shape, strict=True)
@@ -156,12 +157,17 @@ def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   scale = any(d for _, d, _ in rows) and not any(
     n & C and (own or not d) for n, d, own in rows
   )
+  # algebra/product_and_sum_before_scores: it is complete once it is summed.
+  sums = any(
+    d and own and n == 0 and size > 1
+    for n, d, own, size in zip(raw, data, owns, step.shape, strict=True)
+  )
   gain = _of_products(step, k, before, owns)
   if gain and sum(n > 1 for n in step.shapes[k]) > 1:
     return _terms.closed(step.shapes[k], LOST, _policy.GAINS)
 
   def label(i: int, old: int) -> int:
-    both = (old == X and scale) or (gain and owns[i])
+    both = (old == X and (scale or sums)) or (gain and owns[i])
     return X | C if both else met(old, data[i], outputs)
 
   return _terms.relabeled(term, label)._replace(
