@@ -99,7 +99,11 @@ class Walk:
   def _cond(
     self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
   ) -> list[Terms]:
-    runs = [self.run(frame, outs) for frame in inner]
+    # algebra/kernels_chosen_by_a_branch: one branch is not added to another.
+    runs = [
+      self.run(frame, [[_terms.other(t, k) for t in terms] for terms in outs])
+      for k, frame in enumerate(inner)
+    ]
     joined = [[t for terms in each for t in terms] for each in zip(*runs)]  # noqa: B905
     return [[], *joined]
 
@@ -178,7 +182,12 @@ class Walk:
         for ident in _idents(now)
       }
       new = [
-        _novel(old, [_earlier(term, same) for term in now])
+        # structure/kernels_that_take_turns: an iteration earlier, what it
+        # meets has another cotangent, except where the body passes it on.
+        _novel(
+          old,
+          [t if t.ident in same else _terms.other(t, 'earlier') for t in now],
+        )
         for old, now in zip(carried, again, strict=True)
       ]
       if list(map(len, new)) == list(map(len, carried)):
@@ -217,17 +226,6 @@ def _novel(terms: Terms, more: Terms) -> Terms:
 
 def _idents(terms: Terms) -> set[int]:
   return {term.ident for term in terms}
-
-
-def _earlier(term: Term, same: set[int]) -> Term:
-  """An iteration earlier, what it meets has another cotangent.
-
-  Except for those that the body passes on, as to what is added up. Otherwise
-  the layers of structure/kernels_that_take_turns were one inner product.
-  """
-  if not term.open or term.ident in same:
-    return term
-  return term._replace(ident=hash((term.ident, 'earlier')))
 
 
 def _back(step: Step, outs: list[Terms], reverse: bool) -> list[Terms]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from optax_gc._infer import dims as _dims
 from optax_gc._infer.dims import C, Dim, Factor, X
@@ -151,10 +151,17 @@ def aligned(term: Term, shape: Sequence[int]) -> Term:
   return term._replace(dims=tuple(dims)) if gone else term
 
 
+def other(term: Term, mark: Any) -> Term:
+  """What says the same of another cotangent."""
+  if not term.open:
+    return term
+  return term._replace(ident=hash((term.ident, mark)))
+
+
 def piece(term: Term, dims: tuple[Dim, ...], axis: int, number: int) -> Term:
   """A part of a cotangent along an axis: along outputs, another cotangent."""
   if _dims.label_of(term.dims[axis]) & C:
-    return term._replace(dims=dims, ident=hash((term.ident, number)))
+    return other(term, number)._replace(dims=dims)
   return term._replace(dims=dims, met=(*term.met, number))
 
 

@@ -528,6 +528,14 @@ line('rows_that_meet_data', 'bi', '#b', u='vi! rows that data picked')(
 )
 
 
+@program('bi', w='Io2')
+def kernels_chosen_by_a_branch(p, x):
+  """One of two kernels, by way of a roll or not: they are not added."""
+  take = lambda w, k: w[:, :, k]  # noqa: E731
+  rolled = lambda w: jnp.roll(take(w, 1), 1, 0)  # noqa: E731
+  return x @ lax.cond(x.sum() > 0, lambda w: take(w, 0), rolled, p['w'])
+
+
 @program('bti', '#bt', v='vi! rows that data picked')
 def rows_that_data_average(p, x, tokens):
   """Attention averages looked-up rows: the sum runs over their places."""
