@@ -528,6 +528,12 @@ line('rows_that_meet_data', 'bi', '#b', u='vi! rows that data picked')(
 )
 
 
+# Zeros around such rows do not make them a kernel: their places number nothing.
+line('padded_rows_that_meet_data', 'b6', '#t', u='v5! rows that data picked')(
+  lambda x, j, u: x @ jnp.pad(u[j], ((0, 0), (1, 0))).T
+)
+
+
 @program('bi', w='Io2')
 def kernels_chosen_by_a_branch(p, x):
   """One of two kernels, by way of a roll or not: they are not added."""
