@@ -157,7 +157,7 @@ def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   scale = any(d for _, d, _ in rows) and not any(
     n & C and (own or not d) for n, d, own in rows
   )
-  # algebra/product_and_sum_before_scores: it is complete once it is summed.
+  # It is complete once it is summed, as some random programs do.
   sums = any(
     d and own and n == 0 and size > 1
     for n, d, own, size in zip(raw, data, owns, step.shape, strict=True)
