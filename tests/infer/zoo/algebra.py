@@ -163,13 +163,6 @@ def written_into_zeros(p, x):
   return jnp.einsum('bi,kio->bko', x, kernel)
 
 
-@program('bo', '#b', u='vi! rows that data picked')
-def padded_rows_that_meet_data(p, x, j):
-  """Zeros around a row do not make it a kernel."""
-  rows = jnp.pad(p['u'][j], ((0, 0), (1, 0)))
-  return jnp.einsum('bi,bi->b', jnp.resize(x, rows.shape), rows)
-
-
 # Padded, and what was padded is cut off again.
 line('padded_and_cut', 'bi', w='Io')(
   lambda x, w: x @ jnp.pad(w, ((1, 2), (0, 0)))[1:-2]
