@@ -19,6 +19,7 @@ from examples.paper.results import (
   status,
   table,
   tally,
+  unfinished,
 )
 
 PLATFORM = ('python', 'jax', 'flax', 'optax')
@@ -109,7 +110,8 @@ def write(
     page += detector.section(detection, docs)
     tables += detector.tables(detection)
     recorded += detector.status(detection)
-  page += ['## What is recorded\n', recorded, HOW_TO_RUN]
+  tables[2:2] = ['## What is recorded\n', recorded, '## Verdicts\n']
+  page += ['## What is recorded\n', unfinished(experiments, done), HOW_TO_RUN]
   _join(docs / 'data' / 'results_tables.md', tables)
   return _join(docs / 'results.md', page)
 

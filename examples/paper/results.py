@@ -78,6 +78,20 @@ def status(experiments: dict[str, Experiment], done: Records) -> str:
   return markdown(['experiment', *STATUS, 'the rest'], rows, 'lrrl')
 
 
+def unfinished(experiments: dict[str, Experiment], done: Records) -> str:
+  """One sentence: of which experiments runs are missing."""
+  parts = []
+  for name, experiment in experiments.items():
+    runs = run_keys(experiment)
+    recorded = len(runs & done.of(name).keys())
+    if recorded < len(runs):
+      parts.append(f'`{name}` ({recorded} of {len(runs)} runs)')
+  return (
+    f'Recorded in part: {", ".join(parts) or "none"}; all others, whole '
+    '([the list](data/results_tables.md#what-is-recorded)).\n'
+  )
+
+
 STATUS = ('runs recorded', 'CPU minutes of these')
 
 
