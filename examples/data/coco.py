@@ -72,6 +72,9 @@ class Coco:
     self.omitted: dict[str, int] = {}
     self._loaded: dict[int, Batch] = {}  # Of small data all, of COCO the first.
     self._kept = {i: self._usable(i) for i in self.ids}
+    for annotation in self.api.anns.values():
+      if annotation['image_id'] not in self.api.imgs:
+        self._omit('of an image that is not listed')
     self._check()
 
   def _check(self) -> None:

@@ -207,13 +207,15 @@ def test_parts_of_the_scenes_share_no_picture():
 
 
 ANNOTATIONS = [
-  # Of image 1: one of each class, a crowd, one outside, one below a pixel.
+  # Of image 1: one of each class, a crowd, one outside, one below a pixel;
+  # one of an image that is not there.
   {'id': 1, 'image_id': 1, 'category_id': 7, 'bbox': [10, 10, 20, 30]},
   {'id': 2, 'image_id': 1, 'category_id': 3, 'bbox': [50, 20, 40, 20]},
   {'id': 3, 'image_id': 1, 'category_id': 3, 'bbox': [0, 40, 80, 20],
    'iscrowd': 1},
   {'id': 4, 'image_id': 1, 'category_id': 3, 'bbox': [90, 10, 5, 5]},
   {'id': 5, 'image_id': 1, 'category_id': 3, 'bbox': [10, 10, 0.5, 5]},
+  {'id': 6, 'image_id': 9, 'category_id': 3, 'bbox': [10, 10, 20, 5]},
 ]  # fmt: skip
 
 
@@ -253,7 +255,11 @@ def write(tiny, **changes):
 def test_a_folder_in_cocos_form(tiny):
   data = coco.Coco(write(tiny), 'train2017', 40, objects=4)
   assert data.names == ['dog', 'cat']
-  assert data.omitted == {'outside the image': 1, 'below one pixel': 1}
+  assert data.omitted == {
+    'outside the image': 1,
+    'below one pixel': 1,
+    'of an image that is not listed': 1,
+  }
   assert data.trainable().tolist() == [0]  # The second has no objects.
   images, targets = data.load(0)
   assert images[:30].min() == 1
