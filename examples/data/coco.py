@@ -173,8 +173,8 @@ def _read(path: Path) -> Any:
   if not path.is_file():
     raise FileNotFoundError(
       f'{path} is missing. Make scenes by `python -m examples.paper detection '
-      'scenes FOLDER`, or name a folder that holds COCO: train2017, val2017 '
-      'and annotations.'
+      'scenes --folder FOLDER`, or name a folder that holds COCO: train2017, '
+      'val2017 and annotations.'
     )
   with contextlib.redirect_stdout(io.StringIO()):
     return COCO(path)
