@@ -1,6 +1,7 @@
 """Reads a folder in COCO's form into arrays of fixed shapes."""
 
 from collections.abc import Iterator
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from PIL import Image
 # A class of targets: 0 is padding, 1, 2, ... the classes, and this one a crowd,
 # where detections are neither right nor wrong.
 CROWD = -1
+NEEDED = {'area', 'bbox', 'category_id', 'segmentation'}
 # How many images a part keeps in memory: 1 GB of 128 x 128 pixels.
 REMEMBERED = 3_000
 
@@ -98,12 +100,15 @@ class Coco:
     size = self.api.imgs[image]['width'], self.api.imgs[image]['height']
     kept = []
     for annotation in self.api.imgToAnns[image]:
+      if not annotation.keys() >= NEEDED:
+        self._omit(f'without one of {", ".join(sorted(NEEDED))}')
+        continue
       left, top, right, bottom = _corners(annotation['bbox'], size)
       if annotation['category_id'] not in self.api.cats:
         self._omit('of an unknown class')
       elif right <= left or bottom <= top:
         self._omit('outside the image')
-      elif right - left < 1 or bottom - top < 1:
+      elif not (right - left >= 1 and bottom - top >= 1):  # Or not a number.
         self._omit('below one pixel')
       else:
         kept.append(annotation)
@@ -135,7 +140,7 @@ class Coco:
     if index in self._loaded:
       return self._loaded[index]
     image, scale = self.ids[index], self.scale(index)
-    picture = Image.open(self._path(image)).convert('RGB')
+    picture = self._picture(image)
     sides = [max(1, round(s * scale)) for s in picture.size]
     picture = picture.resize(sides, Image.Resampling.BILINEAR)
     pixels = np.zeros((self.pixels, self.pixels, 3), np.float32)
@@ -144,6 +149,19 @@ class Coco:
     if len(self._loaded) < REMEMBERED:
       self._loaded[index] = sample
     return sample
+
+  def _picture(self, image: int) -> Image.Image:
+    path, listed = self._path(image), self.api.imgs[image]
+    try:
+      picture = Image.open(path).convert('RGB')
+    except OSError as error:
+      raise ValueError(f'{path} cannot be read: {error}') from error
+    if picture.size != (listed['width'], listed['height']):
+      raise ValueError(
+        f'{path} has {picture.size} pixels, its annotations say '
+        f'({listed["width"]}, {listed["height"]}).'
+      )
+    return picture
 
   def _targets(self, image: int, scale: float, sides: list[int]) -> Targets:
     boxes = np.zeros((self.objects, 4), np.float32)
@@ -176,8 +194,11 @@ def _read(path: Path) -> Any:
       'scenes --folder FOLDER`, or name a folder that holds COCO: train2017, '
       'val2017 and annotations.'
     )
-  with contextlib.redirect_stdout(io.StringIO()):
-    return COCO(path)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      return COCO(path)
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{path} is not JSON: {error}') from error
 
 
 def _corners(

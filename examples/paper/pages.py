@@ -32,7 +32,8 @@ HEAD = """\
 
 The experiments of Yong et al. (2020), redone: small networks on two CPU cores,
 and, as far as it is recorded, networks of the published size on a GPU. No rate
-was tuned. All arms that were run: [the tables](data/results_tables.md).
+was tuned, except in detection. All arms that were run:
+[the tables](data/results_tables.md).
 """
 
 TABLES = """\

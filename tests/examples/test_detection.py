@@ -289,9 +289,50 @@ def test_bad_folders_are_refused_by_name(tiny):
   few = [a for a in content['annotations'] if a['category_id'] != 7]
   with pytest.raises(ValueError, match='no object of class cat'):
     coco.Coco(write(tiny, annotations=few), 'train2017', 40)
+  (folder / 'train2017/b.png').write_bytes(b'')
+  data = coco.Coco(write(tiny), 'train2017', 40)
+  with pytest.raises(ValueError, match=r'b\.png cannot be read'):
+    data.load(1)
+  Image.new('RGB', (60, 80)).save(folder / 'train2017/b.png')
+  with pytest.raises(ValueError, match=r'b\.png has \(60, 80\) pixels'):
+    data.load(1)
   (folder / 'train2017/b.png').unlink()
   with pytest.raises(FileNotFoundError, match=r'lists .*b\.png'):
     coco.Coco(write(tiny), 'train2017', 40)
+  (folder / 'annotations/instances_train2017.json').write_text('{')
+  with pytest.raises(
+    ValueError, match=r'train2017\.json is not JSON'
+  ):
+    coco.Coco(folder, 'train2017', 40)
+
+
+def test_parts_that_do_not_fit_are_refused_before_anything_compiles(tiny):
+  folder, content = tiny
+  write(tiny)
+  (folder / 'val2017').symlink_to(folder / 'train2017')
+  other = content['categories'][:1]
+  annotations = [a for a in content['annotations'] if a['category_id'] == 7]
+  text = json.dumps(content | {'categories': other, 'annotations': annotations})
+  val = folder / 'annotations/instances_val2017.json'
+  val.write_text(text)
+  options = cli.Options('run', folder)
+  assert options.results == folder / 'results'
+  assert cli.Options('run').results == report.RESULTS
+  try:
+    with pytest.raises(ValueError, match=r'other classes .*: dog'):
+      cli.check(options, 'val2017')
+    val.write_text(json.dumps(content))
+    experiment.read_data.cache_clear()
+    with pytest.raises(ValueError, match='1 images with objects, fewer than a'):
+      cli.check(options, 'val2017')
+  except FileNotFoundError as error:
+    pytest.skip(str(error))
+
+
+def test_what_diverges_is_said():
+  assert not experiment.is_diverged([2.0, 1.5, 3.0])
+  assert experiment.is_diverged([2.0, 48.0, 1.1])
+  assert experiment.is_diverged([2.0, float('nan')])
 
 
 def found(data, pixels, score):
@@ -317,12 +358,15 @@ def test_average_precision_of_perfect_and_of_no_detections(tiny):
   ]
   data = coco.Coco(write(tiny, annotations=whole), 'train2017', 80)
   entries = evaluate.results(data, [0, 1], found(data, 80, 0.9))
-  figures = evaluate.average_precision(data, entries)
+  figures = evaluate.average_precision(data, entries, masks=True)
   assert figures['box_ap'] == pytest.approx(100)
   assert figures['mask_ap50'] == pytest.approx(100)
   assert figures['mask_ap'] > 80
-  none = evaluate.average_precision(data, [])
-  assert none == {'box_ap': 0.0, 'box_ap50': 0.0}
+  none = evaluate.average_precision(data, [], masks=True)
+  assert none == dict.fromkeys(figures, 0.0)
+  truth = found(data, 80, 0.9)
+  nowhere = truth._replace(boxes=np.full_like(truth.boxes, np.nan))
+  assert evaluate.results(data, [0, 1], nowhere) == []
 
 
 def test_axes_of_all_parts():
@@ -368,6 +412,9 @@ def test_pairs_stay_together_and_are_compared(tmp_path):
   page = (tmp_path / 'detection.md').read_text()
   assert '+0.50 [' in page
   assert 'Mask R-CNN, GN heads' not in page  # Of which one pair is recorded.
+  lines[0]['run']['pixels'] = 64
+  with pytest.raises(ValueError, match='pixels=64'):
+    report.paired(lines)
   assert '| 14 of 24 | 14 |' in report.status(tmp_path)
 
 
@@ -410,6 +457,6 @@ def test_one_image_is_learned(one_scene):
   for epoch in range(run.epochs):
     state, _ = program.epoch(state, frozen, 0, epoch)
   entries = experiment.find_all(program, state.trained, frozen)
-  figures = evaluate.average_precision(program.tests, entries)
+  figures = evaluate.average_precision(program.tests, entries, masks=True)
   assert figures['box_ap'] > 90
   assert figures['mask_ap50'] > 90

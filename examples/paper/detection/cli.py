@@ -14,6 +14,7 @@ from examples.paper.detection.runs import NORMS, Run, all_runs
 
 # The rates that the baseline was tuned over, on scenes held out from the test.
 RATES = (0.01, 0.02, 0.04, 0.08)
+SCENES = Path('out/scenes')
 SIZES = {'train2017': 480, 'tune2017': 120, 'val2017': 160}
 
 
@@ -37,20 +38,28 @@ class Options:
     shard: Do part I of N, for N processes at once: 0 2 and 1 2.
     resident: Whether the training images live on the device and an epoch is one
       program; by default where the device is not a CPU and they fit.
-    out: The folder of the JSON lines and of the report.
+    out: The folder of the JSON lines and of the report. By default that of the
+      recorded runs; FOLDER/results with another folder or other settings.
   """
 
   command: Annotated[
     Literal['scenes', 'tune', 'run', 'report'], tyro.conf.Positional
   ]
-  folder: Path = Path('out/scenes')
+  folder: Path = SCENES
   seeds: int = 3
   epochs: int = Run.epochs
   pixels: int = Run.pixels
   learning_rate: float | None = None
   shard: tuple[int, int] = (0, 1)
   resident: bool | None = None
-  out: Path = report.RESULTS
+  out: Path | None = None
+
+  @property
+  def results(self) -> Path:
+    """Where the runs are recorded: other data's never beside those of ours."""
+    settings = self.folder, self.epochs, self.pixels, self.learning_rate
+    shipped = settings == (SCENES, Run.epochs, Run.pixels, None)
+    return self.out or (report.RESULTS if shipped else self.folder / 'results')
 
   def runs(self) -> list[Run]:
     """This process's runs: whole pairs stay together."""
@@ -71,7 +80,7 @@ class Options:
 def train_all(options: Options) -> None:
   """Runs what is not recorded yet, one JSON line each."""
   part = 'tune2017' if options.command == 'tune' else 'val2017'
-  path = options.out / f'{options.command}.jsonl'
+  path = options.results / f'{options.command}.jsonl'
   done = {Run(**line['run']) for line in report.read(path)}
   todo = [run for run in options.runs() if run not in done]
   print(f'{len(todo)} runs to do, the others are in {path}')
@@ -83,25 +92,38 @@ def train_all(options: Options) -> None:
       print({m: round(x, 3) for m, x in figures.items()}, flush=True)
 
     record, model = experiment.train(run, options.folder, part, show, resident)
-    records.append(path, [records.Record(record)])
     if run.network == 'mask' and run.seed == 0 and run.centralize == 'gc':
-      picture = options.out / f'scenes_{run.norm}.jpg'
+      picture = options.results / f'scenes_{run.norm}.jpg'
       pictures.draw(model, options.folder, part, run.pixels, picture)
+    records.append(path, [records.Record(record)])
 
 
 def check(options: Options, part: str) -> bool:
-  """Raises if data or weights are missing, before anything is compiled.
+  """Raises if data or weights do not do, before anything is compiled.
 
   Returns:
     Whether the training images are to live on the device.
   """
   torch_weights.mobilenet_file()
+  names = {}
   for name in (part, 'train2017'):
-    data = coco.Coco(options.folder, name, options.pixels)
+    data = experiment.read_data(options.folder, name, options.pixels)
+    names[name] = data.names
     omitted = ', '.join(f'{n} {why}' for why, n in data.omitted.items())
     print(
       f'{name}: {len(data.ids)} images, {len(data.trainable())} with objects; '
       f'annotations left out: {omitted or "none"}'
+    )
+  if names[part] != names['train2017']:
+    differing = sorted(set(names[part]) ^ set(names['train2017']))
+    raise ValueError(
+      f'{options.folder}: train2017 and {part} have other classes or another '
+      f'order of them: {", ".join(differing) or "the same names"}.'
+    )
+  if len(data.trainable()) < Run.batch_size:
+    raise ValueError(
+      f'{options.folder}: train2017 has {len(data.trainable())} images with '
+      f'objects, fewer than a batch of {Run.batch_size}.'
     )
   if options.resident is not None:
     return options.resident
@@ -117,9 +139,9 @@ def main(arguments: list[str] | None = None) -> None:
       scenes.write(options.folder, SIZES, options.pixels)
       print(f'{options.folder} written')
     elif options.command == 'report':
-      page = options.out / 'detection.md'
-      parts = report.section(options.out, options.out)
-      page.write_text('\n'.join([*parts, *report.tables(options.out)]))
+      page = options.results / 'detection.md'
+      parts = report.section(options.results, options.results)
+      page.write_text('\n'.join([*parts, *report.tables(options.results)]))
       print(f'{page} written')
     else:
       train_all(options)

@@ -29,6 +29,8 @@ def results(
   for at, row in enumerate(rows):
     for i in np.flatnonzero(np.asarray(found.scores[at]) > 0):
       box = np.asarray(found.boxes[at, i]) / data.scale(row)
+      if not np.isfinite(box).all():  # COCO's program takes it for perfect.
+        continue
       left, top, right, bottom = box
       entry = {
         'image_id': data.ids[row],
@@ -81,23 +83,22 @@ def paste(
 
 
 def average_precision(
-  data: Coco, entries: list[dict[str, Any]]
+  data: Coco, entries: list[dict[str, Any]], masks: bool
 ) -> dict[str, float]:
   """COCO's figures of a part's detections, in percent.
 
   Args:
     data: The part.
-    entries: All its detections, from `results`.
+    entries: All its detections, from `results`; of none, all figures are 0.
+    masks: Whether the network has masks.
 
   Returns:
-    `box_ap`, `box_ap50` and, if there are masks, `mask_ap`, `mask_ap50`. AP is
+    `box_ap`, `box_ap50` and, if it has masks, `mask_ap`, `mask_ap50`. AP is
     the mean over overlaps of 0.5 to 0.95, AP50 that at 0.5.
   """
   from pycocotools.cocoeval import COCOeval
 
-  kinds = {'box': 'bbox'}
-  if entries and 'segmentation' in entries[0]:
-    kinds['mask'] = 'segm'
+  kinds = {'box': 'bbox', 'mask': 'segm'} if masks else {'box': 'bbox'}
   figures = {}
   for name, kind in kinds.items():
     ap = ap50 = 0.0
@@ -127,4 +128,4 @@ def chance(data: Coco, entries: list[dict[str, Any]]) -> float:
     | {'image_id': following[entry['image_id']]}
     for entry in entries
   ]
-  return average_precision(data, moved)['box_ap50']
+  return average_precision(data, moved, masks=False)['box_ap50']

@@ -219,7 +219,9 @@ def train(
   for epoch in range(run.epochs):
     state, losses = program.epoch(state, frozen, run.seed, epoch)
     entries = find_all(program, state.trained, frozen)
-    found = evaluate.average_precision(program.tests, entries)
+    found = evaluate.average_precision(
+      program.tests, entries, run.network == 'mask'
+    )
     epochs.append(losses | found)
     on_epoch(epochs[-1])
   measures = sorted({m for e in epochs for m in e})
@@ -231,7 +233,7 @@ def train(
     'test_size': len(program.tests.ids),
     'omitted': program.data.omitted,
     'chance_ap50': evaluate.chance(program.tests, entries),
-    'diverged': not np.isfinite(epochs[-1]['train_loss']),
+    'diverged': is_diverged([e['train_loss'] for e in epochs]),
     **report.environment(),
     'seconds': time.perf_counter() - start,
     'cpu_seconds': time.process_time() - cpu_start,
@@ -240,6 +242,11 @@ def train(
     },
   }
   return record, nnx.merge(program.graph, state.trained, frozen)
+
+
+def is_diverged(losses: list[float]) -> bool:
+  """Whether an epoch's loss is not finite or ten times the first one's."""
+  return not np.isfinite(losses).all() or max(losses) > 10 * losses[0]
 
 
 def find_all(program: Program, trained, frozen) -> list[dict[str, Any]]:

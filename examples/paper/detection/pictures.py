@@ -30,13 +30,14 @@ def draw(
     path: Where to write the JPEG file.
   """
   data = coco.Coco(folder, part, pixels)
-  batch = coco.stacked([data.load(i) for i in range(COUNT)])
+  count = min(COUNT, len(data.ids))
+  batch = coco.stacked([data.load(i) for i in range(count)])
   anchors = jnp.asarray(make_anchors(pixels, STRIDES))
   found = jax.device_get(detect.detect(model, batch, anchors))
   figure = matplotlib.figure.Figure(
-    figsize=(2.2 * COUNT, 4.8), layout='constrained'
+    figsize=(2.2 * count, 4.8), layout='constrained'
   )
-  grid = figure.subplots(2, COUNT)
+  grid = figure.subplots(2, count, squeeze=False)
   for i, (above, below) in enumerate(grid.T):
     boxes, classes, masks = (x[i] for x in batch.targets)
     for box, label, mask in zip(boxes, classes, masks, strict=True):

@@ -1,5 +1,6 @@
 """The detection experiment's section, table and figure, from its runs."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,20 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def paired(lines: list[dict[str, Any]]) -> report.Results:
-  """The curves of networks of which two pairs or more are recorded."""
+  """The curves of networks of which two pairs or more are recorded.
+
+  Raises:
+    ValueError: If a network and normalization has runs of several settings.
+  """
   by_run = {Run(**line['run']): line['curves'] for line in lines}
+  settings = {}
+  for run in by_run:
+    rest = dataclasses.replace(run, centralize='', seed=0)
+    other = settings.setdefault((run.network, run.norm), rest)
+    if rest != other:
+      raise ValueError(
+        f'Runs of other settings are not compared: {other}, {rest}.'
+      )
   panels: dict[str, dict[str, list[Any]]] = {}
   for run in by_run:
     arms = {arm: run.arm(key) for key, arm in CENTRALIZE.items()}
@@ -126,6 +139,7 @@ def rates(tuned: list[dict[str, Any]], norm: str) -> str:
   mine = [line for line in tuned if line['run']['norm'] == norm]
   found = ', '.join(
     f'{line["run"]["learning_rate"]:g} {line["curves"]["box_ap50"][-1]:.1f}'
+    + ' (diverged)' * line['diverged']
     for line in sorted(mine, key=lambda line: line['run']['learning_rate'])
   )
   chance = max((line.get('chance_ap50', 0.0) for line in mine), default=0.0)
