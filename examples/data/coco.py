@@ -1,6 +1,7 @@
 """Reads a folder in COCO's form into arrays of fixed shapes."""
 
 from collections.abc import Iterator
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -178,15 +179,20 @@ class Coco:
     return Targets(boxes, classes, masks)
 
 
-def _read(path: Path) -> Any:
-  try:
-    from pycocotools.coco import COCO
-  except ModuleNotFoundError as error:
+def require_pycocotools() -> None:
+  """Raises ModuleNotFoundError with the remedy where it is not installed."""
+  if importlib.util.find_spec('pycocotools') is None:
     raise ModuleNotFoundError(
       'COCO annotations need pycocotools: pip install pycocotools.'
-    ) from error
+    )
+
+
+def _read(path: Path) -> Any:
+  require_pycocotools()
   import contextlib
   import io
+
+  from pycocotools.coco import COCO
 
   if not path.is_file():
     raise FileNotFoundError(

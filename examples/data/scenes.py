@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from examples.data import coco
+
 STAMPS = Path('/usr/share/tuxpaint/stamps')
 PHOTOS = Path('/usr/share/backgrounds')
 CLASSES = {
@@ -184,7 +186,12 @@ def write(
     sizes: How many scenes each part has.
     pixels: The scenes' height and width.
     seed: Decides on all scenes.
+
+  Raises:
+    FileNotFoundError: If a package of pictures is not installed.
+    ModuleNotFoundError: If pycocotools is not installed.
   """
+  coco.require_pycocotools()
   sources = read_sources()
   (folder / 'annotations').mkdir(parents=True, exist_ok=True)
   for number, (part, count) in enumerate(sizes.items()):

@@ -1,6 +1,7 @@
 """Faster and Mask R-CNN: each part against plain NumPy, and COCO's form."""
 
 import dataclasses
+import importlib.util
 import json
 
 import chex
@@ -300,9 +301,7 @@ def test_bad_folders_are_refused_by_name(tiny):
   with pytest.raises(FileNotFoundError, match=r'lists .*b\.png'):
     coco.Coco(write(tiny), 'train2017', 40)
   (folder / 'annotations/instances_train2017.json').write_text('{')
-  with pytest.raises(
-    ValueError, match=r'train2017\.json is not JSON'
-  ):
+  with pytest.raises(ValueError, match=r'train2017\.json is not JSON'):
     coco.Coco(folder, 'train2017', 40)
 
 
@@ -327,6 +326,15 @@ def test_parts_that_do_not_fit_are_refused_before_anything_compiles(tiny):
       cli.check(options, 'val2017')
   except FileNotFoundError as error:
     pytest.skip(str(error))
+
+
+def test_without_pycocotools_the_remedy_is_said(tmp_path, monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  folder = tmp_path / 'scenes'
+  for command in ('scenes', 'run'):
+    with pytest.raises(SystemExit, match='pip install'):
+      cli.main([command, '--folder', str(folder)])
+  assert not folder.exists()
 
 
 def test_what_diverges_is_said():
