@@ -67,7 +67,7 @@ def record_gradient_statistics(
 
   def init_fn(params: optax.Params) -> RecordGradientStatisticsState:
     if isinstance(params, _PLACEHOLDER):
-      # Of no structure; what is no param is kept as a whole, as it is.
+      # Of no structure; what is not a param is kept as a whole, as it is.
       whole: Any = jnp.zeros(())
       return RecordGradientStatisticsState(whole)
     parts = parts_with_figures(

@@ -157,7 +157,7 @@ def summary(
         reduction,
         vector_size(shape, axes) if reduction else None,
         bool(reduction),
-        axes.reason,
+        axes.reason or 'as given',
         axes.guess,
       )
     )

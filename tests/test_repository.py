@@ -50,7 +50,7 @@ def test_workflows_may_read_and_their_actions_are_pinned(name):
 
 
 def lines(folder):
-  """Except for what made the recorded trajectories, which is no test."""
+  """Except for what made the recorded trajectories, which is not a test."""
   files = {*(ROOT / folder).rglob('*.py')} - {*ROOT.rglob('golden/*.py')}
   return sum(len(path.read_text().splitlines()) for path in files)
 

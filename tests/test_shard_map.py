@@ -83,7 +83,7 @@ def test_any_spec_of_a_kernel(mesh, spec, names):
 
 
 def test_weight_vectors_are_counted_whole(mesh):
-  """One row on each device is no weight vector of one element; but one is."""
+  """One row a device is not a weight vector of one element; one in all is."""
   grads = {'a': {'kernel': normal(4, 6)}, 'b': {'kernel': normal(1, 8)}}
   specs = {'a': {'kernel': P('x')}, 'b': {'kernel': P(None, 'x')}}
   updates = run(mesh, specs, grads)

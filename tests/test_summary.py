@@ -73,6 +73,9 @@ def test_equal_blocks_are_printed_once_and_found_by_path():
   assert labels == [
     '4 x block_*/mlp_1/bias', '4 x block_*/mlp_1/kernel', 'block_9/mlp_1/kernel'
   ]  # fmt: skip
+  by_subtree = optax_gc.summary(blocks(4), 0)
+  reasons = ['rank below 2, in a subtree with axes', 'as given', 'as given']
+  assert [row.cells[-1] for row in by_subtree._folded()] == reasons
   assert summary['block_2/mlp_1/kernel'].size == 3
   assert summary['block_9/mlp_1/kernel'].size == 4
   with pytest.raises(

@@ -162,8 +162,8 @@ def leaf_axes(pair: Pair, sparse: bool) -> LeafAxes:
         'WeightAxes instead of bare axes.'
       )
     if not leaves_alone(spec) and (len(shape) < 2 or not is_inexact(leaf)):
-      reason = f'rank below 2, in the subtree {above!r}'
-      axes = WeightAxes((), (), reason)
+      what = 'rank below 2' if len(shape) < 2 else 'no floating-point numbers'
+      axes = WeightAxes((), (), f'{what}, in a subtree with axes')
     else:
       axes = normalize(spec, pair.path, leaf)
   return LeafAxes(pair.path, leaf, axes)
@@ -213,6 +213,10 @@ def _mismatch_message(
     specs = listed(extra, lambda path, x: f'{path!r} ({x!r})')
     parts.append(
       f'{text.noun.capitalize()} are given for {specs}, not in the updates.'
+    )
+  if any(names[:-1] in missing and is_bare(x) for names, x in extra.items()):
+    return ' '.join(parts) + (
+      ' A list is a node of a tree, not axes: give a tuple, as in (0, 1).'
     )
   # Variables of Flax hold params under one key.
   for key in sorted({names[0] for names in entries if names}):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import dataclasses
 import inspect
+import types
 from typing import Any
 import warnings
 
@@ -159,12 +160,15 @@ class WeightAxesResolver:
 
 
 def warn_caller(message: str, category: type[Warning]) -> None:
-  """Warns at the line that called this package."""
+  """Warns at the line that called this package, through chains and `jit`."""
   level, frame = 1, inspect.currentframe()
-  here = f'{__name__.partition(".")[0]}.'
-  while frame and f'{frame.f_globals.get("__name__")}.'.startswith(here):
+  while frame and _package_of(frame) in ('optax_gc', 'optax', 'jax', 'flax'):
     level, frame = level + 1, frame.f_back
   warnings.warn(message, category, stacklevel=level)
+
+
+def _package_of(frame: types.FrameType) -> str:
+  return str(frame.f_globals.get('__name__')).partition('.')[0]
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -175,7 +179,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _skip(leaf: LeafAxes) -> LeafAxes:
-  """A leaf that is not a convolution's; for a matrix, that is no guess."""
+  """A leaf that is not a convolution's; for a matrix, that is not a guess."""
   if not leaf.axes.reduction_axis:
     return leaf
   axes = dataclasses.replace(

@@ -224,7 +224,7 @@ def _linked(side: _Side, term: Term) -> Term:
   if not side.summed and term.use == CONTRACTS:
     return term._replace(use=GAIN)  # algebra/gain_of_two_axes_by_einsum.
   if term.use == _terms.ONTO_INPUT:  # kernels/low_rank_onto_a_frozen_base.
-    return term._replace(use=CONTRACTS)
+    return term._replace(use=CONTRACTS, place=side.step.place)
   return term
 
 

@@ -94,9 +94,10 @@ def test_axes_that_leave_absent_leaves_alone_pass(absent):
       "give axes['params'].",
     ),
     ({'w': 0}, {'params': {'w': W}}, "give {'params': axes}."),
+    ({'w': [0, 1]}, {'w': W}, 'give a tuple, as in (0, 1).'),
   ],
 )
-def test_axes_of_whole_variables_for_params_say_so(axes, tree, remedy):
+def test_a_known_kind_of_mismatch_names_its_remedy(axes, tree, remedy):
   with pytest.raises(ValueError, match='do not match') as raised:
     match(axes, tree)
   assert str(raised.value).endswith(remedy)

@@ -197,6 +197,8 @@ def test_each_transformation_warns_once():
     gc.update(other, state)
   for read in (
     lambda: optax_gc.gc().update(TOKENS, optax.EmptyState()),
+    lambda: optax.chain(optax_gc.gc(), optax.sgd(0.1)).init(TOKENS),
+    lambda: jax.jit(optax_gc.gc().update)(TOKENS, optax.EmptyState()),
     lambda: optax_gc.record_gradient_statistics().init(TOKENS),
     lambda: optax_gc.weight_mask()(TOKENS),
   ):

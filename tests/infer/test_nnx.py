@@ -23,7 +23,7 @@ class Model(nnx.Module):
 
 @pytest.mark.skipif(
   jax.tree.leaves(Model())[0].__class__ is Model,
-  reason='modules of an older Flax are no pytrees',
+  reason='modules of an older Flax are not pytrees',
 )
 def test_a_model_with_norms_and_dropout():
   x, model = jax.random.normal(jax.random.key(1), (3, 4)), Model()

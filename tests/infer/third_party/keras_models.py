@@ -20,7 +20,7 @@ _RULES = (
     r'.*(depthwise_conv|dwconv|_DW|depthwise|conv_dw).*/kernel|.*/depthwise_kernel',
     (0, 1),
     'depthwise (*window, channels, multiplier): each channel has its own '
-    'windows, so that channels are no inputs',
+    'windows, so that channels are not inputs',
   ),
   (r'.*/pointwise_kernel', (2,), 'a one-by-one conv (1, 1, in, out)'),
   (r'predictions/kernel', (0,), 'the Dense head (in, out)'),

@@ -362,7 +362,7 @@ def mixture_with_chosen_gates(p, x):
 
 @program('#t', w='vi')
 def collective_of_a_lookup(p, tokens):
-  """A mean over a mapped axis of looked-up rows is no contraction."""
+  """A mean over a mapped axis of looked-up rows is not a contraction."""
 
   def one(i):
     return p['w'][i] - lax.pmean(p['w'][i], 'i')

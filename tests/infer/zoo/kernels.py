@@ -244,7 +244,7 @@ def filters_of_scipy(p, x, y):
 
 @program('bi', w='io?', v='[4X]i?')
 def distances_and_powers(p, x):
-  """AdderNet's distances are no products; sums over powers are."""
+  """AdderNet's distances are not products; sums over powers are."""
   distance = -jnp.sum(jnp.abs(x[:, :, None] - p['w']), 1)
   powers = x[..., None] ** np.arange(4)
   return distance, jnp.einsum('bik,ki->bi', powers, p['v'])

@@ -282,7 +282,7 @@ def weight_standardization(p, x):
 
 @program('bi', v='Io', w='io! never meets the inputs', z='i')
 def spectral_norm_of_a_layer_on_a_constant(p, x):
-  """The power iteration starts at ones, which are no data; nor is the input."""
+  """The power iteration starts at ones, not at data; nor is the input data."""
   w = p['w']
   u = w @ jnp.ones(w.shape[1])
   v = w.T @ (u / jnp.linalg.norm(u))

@@ -225,7 +225,7 @@ def conv_net_whole_state(s):
 
 @case
 def spectral_norm(s):
-  """Its vectors go into the tree with the params: they are no data."""
+  """Its vectors go into the tree with the params: they are not data."""
   if not hasattr(nnx, 'SpectralNorm'):
     raise Missing('nnx.SpectralNorm is not in this Flax')
   model = nnx.eval_shape(lambda: _Normed(s, nnx.Rngs(0)))

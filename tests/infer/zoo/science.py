@@ -235,7 +235,7 @@ def _solve_triangular(a, b):
 
 @program('bi', l='ii?', c='i')
 def learned_whitening(p, x):
-  """A solve with a learned triangle is no inner product with its rows."""
+  """A solve with a learned triangle is not an inner product with its rows."""
   triangle = jnp.tril(p['l'], -1) + jnp.diag(jax.nn.softplus(jnp.diag(p['l'])))
   return jnp.sum(_solve_triangular(triangle, (x - p['c']).T) ** 2, 0)
 

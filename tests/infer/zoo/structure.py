@@ -198,7 +198,7 @@ def masked_by_state(s):
 
 @program('key', 'bi', w='Io')
 def drop_connect(p, key, x):
-  """A random mask: keys are inputs, but they are no data."""
+  """A random mask: keys are inputs, but they are not data."""
   keep = jax.random.bernoulli(key, 0.5, p['w'].shape)
   return x @ jnp.where(keep, p['w'], 0)
 
@@ -307,7 +307,7 @@ def cosines(p, x):
 line('distances', 'bi', w='oi')(lambda x, w: jnp.sum((x[:, None] - w) ** 2, -1))
 
 
-# Uses that are no contraction with data, and leaves without an answer.
+# Uses that are not contractions with data, and leaves without an answer.
 
 
 # A bias of rank 2 is added, not contracted.
@@ -754,7 +754,7 @@ def kernel_that_data_updates(p, x):
   q='Ind',
 )
 def biases_before_a_product_with_data(p, x):
-  """Biases of queries, and positions that meet kernels, are no such kernel."""
+  """Biases of queries and positions that meet kernels are not such kernels."""
   x = x + p['positions']
   q = jnp.einsum('bti,ind->btnd', x, p['q']) + p['b']
   k = jnp.einsum('bti,ind->btnd', x, p['k'])
