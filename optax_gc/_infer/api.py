@@ -1,6 +1,7 @@
 """Weight axes read from the program that uses the weights."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
 import sys
 from types import TracebackType
@@ -14,9 +15,8 @@ from optax_gc._axes.rules import explicit_axes
 from optax_gc._axes.spec import UNDECIDED, WeightAxes, is_inexact, normalize
 from optax_gc._infer import jaxpr as _jaxpr
 from optax_gc._infer import judge as _judge
-from optax_gc._infer.judge import Verdict
 
-# Verdicts on leaves that no input meets.
+# Why leaves that no input meets have no axes.
 _UNMET = ('never meets the inputs', 'never used')
 
 
@@ -34,31 +34,24 @@ def infer_weight_axes(
 ) -> Any:
   r"""Reads every leaf's weight axes from the model's own program.
 
-  ``fn(params, *inputs, **kwargs)`` is traced, which computes and allocates
-  nothing. The gradient of a weight is a sum, over the positions where its layer
-  is applied, of products of the layer's input and its output's cotangent; the
-  axes along which only the input varies are the reduction axes:
+  ``fn(params, *inputs, **kwargs)`` is traced, which computes nothing. The
+  gradient of a weight is a sum, over the positions where its layer is applied,
+  of products of the layer's input and its output's cotangent; the axes along
+  which only the input varies are the reduction axes:
 
   .. math::
     y_o = \sum_i x_i W_{io} \quad\Rightarrow\quad \text{reduction axis } 0.
 
-  Neither names nor sizes count, only what is done with the arrays, so that
-  transposed, stacked, fused, scanned or vmapped layers of any framework are
-  read alike. What is not known is said: a leaf that enters a primitive which
-  cannot be followed, or that is used with different axes, has no reduction
-  axes, is left alone, and its reason tells why.
+  Neither names nor sizes count, so that transposed, stacked, fused, scanned or
+  vmapped layers of any framework are read alike. A leaf that is only added to
+  activations, scales them, is looked up by index, or plays the activation (a
+  learned query) has no reduction axes. One that enters a primitive that cannot
+  be followed, or is used with different axes, is undecided and left alone; the
+  reason tells why, and "Limits" in the guide to inference lists such leaves.
 
-  A leaf that is only added to activations, that scales them entry by entry,
-  that is looked up by index or that plays the activation itself (a learned
-  query) has no reduction axes either, and is known not to. One that is both
-  looked up and contracted, as a tied embedding, has the contraction's.
-
-  An input is whatever reaches a kernel without being made of ``params``: the
-  inputs, and also constants, and noise drawn from a key. Pass the model's
-  inputs as arguments, though, as a batch that ``fn`` closes over is a constant.
-  Python scalars, strings and functions among the arguments stay as they are.
-  ``fn`` may be a loss or a training step: gradients taken inside are
-  recognized.
+  An input is whatever reaches a kernel without being made of ``params``: also
+  constants, and noise drawn from a key. ``fn`` may be a loss or a training
+  step: gradients taken inside are recognized.
 
   ===========  ===============================================================
   framework    call
@@ -70,14 +63,15 @@ def infer_weight_axes(
   ===========  ===============================================================
 
   Args:
-    fn: A function of ``params``, the inputs and the keywords. What it returns
-      does not matter; a leaf that it does not use is left alone.
+    fn: A function of ``params``, the inputs and the keywords. A leaf on which
+      nothing that it returns depends is left alone.
     params: A tree of arrays or of ``jax.ShapeDtypeStruct``. Other leaves, such
       as an Equinox module's functions, are left alone; so are the variables
       of a Flax NNX module that are not ``nnx.Param``.
-    *inputs: The data: trees of arrays or of ``jax.ShapeDtypeStruct``.
-    strict: Whether to raise if a leaf of rank 2 or more is used in a way that
-      leaves its axes open, or if none of them meets the inputs.
+    *inputs: The data: trees of arrays or of ``jax.ShapeDtypeStruct``. Python
+      scalars, strings and functions among them stay as they are.
+    strict: Whether to raise if a leaf of rank 2 or more is undecided, or if
+      none of them meets the inputs.
     overrides: Explicit axes, as in :func:`override_weight_axes`; they win.
     **kwargs: Further arguments of ``fn``.
 
@@ -85,15 +79,15 @@ def infer_weight_axes(
     A tree like ``params`` with a normalized `WeightAxes` at every leaf.
 
   Raises:
-    ValueError: With ``strict``, if leaves are unresolved: all are named. If an
-      override matches no leaf or does not fit its leaf.
+    ValueError: With ``strict``, naming all such leaves. If an override matches
+      no leaf or does not fit its leaf.
     TypeError: If ``fn`` is not a function of the params.
     Exception: What ``fn`` raises is raised as it is.
 
   Warns:
     NothingInferredWarning: If no leaf of rank 2 or more meets the inputs, as
-      when ``fn`` closes over the batch or over the params; or if there are no
-      arrays in ``params``.
+      when ``fn`` closes over the batch (which makes it a constant) or over the
+      params; or if there are no arrays in ``params``.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax_gc
@@ -106,48 +100,39 @@ def infer_weight_axes(
     ((1,), 'contracts axes (1,) in dot_general')
     >>> axes['b'].reduction_axis, axes['b'].reason
     ((), 'added to activations')
-
-  Note:
-    What is declined, with a reason, rather than guessed at is listed under
-    "Limits" in the guide to inference.
   """
   _require_function(fn)
   try:
-    verdicts = read_verdicts(fn, params, *inputs, **kwargs)
+    inferred = _read(fn, params, *inputs, **kwargs)
   except Exception as error:
     user = _of_the_user(error.__traceback__)
     raise error.with_traceback(user)  # noqa: B904
   leaves, treedef = flatten(params)
   explicit = explicit_axes(overrides, params)
-  axes, unresolved, unmet, met = [], [], [], False
-  for (names, leaf), verdict, own in zip(
-    leaves, verdicts, explicit, strict=True
-  ):
+  axes: list[WeightAxes] = []
+  undecided, unmet, met = [], [], False
+  for (names, leaf), found, own in zip(leaves, inferred, explicit, strict=True):
     path = '/'.join(names)
-    line = f'  {path!r} of shape {getattr(leaf, "shape", ())}: {verdict.reason}'
-    matrix = getattr(leaf, 'ndim', 0) >= 2
-    met = met or (matrix and verdict.reason not in _UNMET)
-    if own is not None:
-      axes.append(own)
-      continue
-    axes.append(_as_weight_axes(path, leaf, verdict))
-    if matrix and verdict.reason in _UNMET:
-      unmet.append(line)
-    if matrix and not verdict.resolved:
-      unresolved.append(line)
+    axes.append(_checked(path, leaf, found) if own is None else own)
+    if getattr(leaf, 'ndim', 0) > 1:
+      why = found.reason.removeprefix(UNDECIDED)
+      line = [f'  {path!r} of shape {leaf.shape}: {why}'] * (own is None)
+      undecided += line * (why != found.reason)
+      unmet += line * (why in _UNMET)
+      met = met or why not in _UNMET
   if not any(map(_jaxpr.is_array, jax.tree.leaves(params))):
-    _say('There are no arrays in the params, so there are no axes.')
+    _warn('There are no arrays in the params, so there are no axes.')
   elif unmet and not met:
     message = '\n'.join([_NOTHING_MEETS, *unmet[:5], _NOTHING_REMEDY])
     if strict:
       raise ValueError(message)
-    _say(message)
-  if strict and unresolved:
-    raise ValueError('\n'.join([_UNRESOLVED, *unresolved, _REMEDY]))
+    _warn(message)
+  if strict and undecided:
+    raise ValueError('\n'.join([_UNDECIDED, *undecided, _REMEDY]))
   return jax.tree_util.tree_unflatten(treedef, axes)
 
 
-_UNRESOLVED = 'The program does not tell the weight axes of these leaves:'
+_UNDECIDED = 'The program does not tell the weight axes of these leaves:'
 _REMEDY = (
   'Give their axes in overrides, where None leaves a leaf alone, or pass '
   'strict=False to leave all of them alone.'
@@ -161,14 +146,14 @@ _NOTHING_REMEDY = (
 )
 
 
-def _say(message: str) -> None:
+def _warn(message: str) -> None:
   warnings.warn(message, NothingInferredWarning, stacklevel=3)
 
 
-def read_verdicts(
+def _read(
   fn: Callable[..., Any], params: Any, *inputs: Any, **kwargs: Any
-) -> list[Verdict]:
-  """A verdict for each of ``jax.tree.leaves(params)``, in their order."""
+) -> list[WeightAxes]:
+  """The axes of each of ``jax.tree.leaves(params)``, in their order."""
   is_param = _are_params(params)
   flat, treedef = jax.tree.flatten(((params, *inputs), kwargs))
   traced = [i for i, x in enumerate(flat) if _jaxpr.is_array(x)]
@@ -178,18 +163,17 @@ def read_verdicts(
     return _call(fn, flat, treedef, dict(zip(traced, arrays, strict=True)))
 
   arrays = [flat[i] for i in traced]
-  jaxpr = _jaxpr.trace(call, *arrays)
   count = len(is_param)
-  leaves = [i if i < count else None for i in traced]
-  found = _judge.read(jaxpr, leaves, [x.shape for x in arrays])
+  found = _judge.read(
+    _jaxpr.trace(call, *arrays),
+    [i if i < count else None for i in traced],
+    [x.shape for x in arrays],
+  )
+  no_array = WeightAxes((), (), 'not an array: left alone')
+  no_param = WeightAxes((), (), 'not a parameter: left alone')
   return [
-    found.get(i, _NOT_AN_ARRAY) if is_param[i] else _NOT_A_PARAM
-    for i in range(count)
+    found.get(i, no_array) if is_param[i] else no_param for i in range(count)
   ]
-
-
-_NOT_AN_ARRAY = Verdict((), (), 'not an array: left alone')
-_NOT_A_PARAM = Verdict((), (), 'not a parameter: left alone')
 
 
 def _call(
@@ -248,16 +232,8 @@ def _are_params(params: Any) -> list[bool]:
   ]
 
 
-def _as_weight_axes(path: str, leaf: Any, verdict: Verdict) -> WeightAxes:
-  reduction = verdict.reduction
-  reason = UNDECIDED * (not verdict.resolved) + verdict.reason
-  if reduction and not is_inexact(leaf):
-    reduction, reason = (), f'{reason}; holds {leaf.dtype}: left alone'
-  axes = WeightAxes(
-    reduction,
-    verdict.output,
-    reason,
-    verdict.convolution,
-    ndim=getattr(leaf, 'ndim', None),
-  )
+def _checked(path: str, leaf: Any, axes: WeightAxes) -> WeightAxes:
+  if axes.reduction_axis and not is_inexact(leaf):
+    reason = f'{axes.reason}; holds {leaf.dtype}: left alone'
+    axes = dataclasses.replace(axes, reduction_axis=(), reason=reason)
   return normalize(axes, path, leaf)

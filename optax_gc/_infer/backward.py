@@ -61,9 +61,7 @@ class Walk:
       data = any(facts[out].data for out in equation.outvars)
       step = Step(equation, operands, data, self.path)
       inner = frame.inner.get(number)
-      if number in frame.same:
-        found: list[Terms] = [[], *(list(outs[0]) for _ in operands[1:])]
-      elif inner is not None:
+      if inner is not None:
         path = (*self.path, *_jaxpr.scopes(equation))
         found = Walk(path, reverse, self.dead).into(step, inner, outs)
       else:
@@ -157,16 +155,13 @@ class Walk:
     carry: list[Terms],
     rows: list[Terms],
   ) -> list[Terms]:
-    """Goes back through a loop's body until it says nothing new.
+    """The cotangents of a loop's inputs: goes back until nothing new is said.
 
     Args:
       frames: The body in its first iteration, and in any.
       first: The number of the first carried value among the body's inputs.
       carry: The cotangents of what is carried out.
       rows: Those of the body's other results.
-
-    Returns:
-      The cotangents of the body's inputs.
     """
     begin, frame = frames
     total: list[Terms] = [[] for _ in frame.program.invars]

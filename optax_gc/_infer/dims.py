@@ -4,7 +4,7 @@ A dimension is an ordered product of factors, the slowest first, so that
 reshapes take it apart and put it together without losing what its parts are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import itertools
 import math
 from typing import NamedTuple
@@ -64,9 +64,9 @@ def size_of(dim: Dim) -> int:
   return dim[0].size if len(dim) == 1 else math.prod(f.size for f in dim)
 
 
-def relabel(dim: Dim, label: int) -> Dim:
-  """The dimension with one label for all factors that have any."""
-  return tuple(f._replace(label=label) if f.label else f for f in dim)
+def relabel(dim: Dim, label: Callable[[int], int]) -> Dim:
+  """The dimension with other labels, made of those before."""
+  return tuple(f._replace(label=label(f.label)) for f in dim)
 
 
 def blur(dim: Dim) -> int:
@@ -76,15 +76,10 @@ def blur(dim: Dim) -> int:
 
 
 def reshape(dims: Sequence[Dim], shape: Sequence[int]) -> tuple[Dim, ...]:
-  """The dimensions of a reshaped array.
+  """The dimensions of a reshaped array, of factors of those before.
 
-  Args:
-    dims: The dimensions before.
-    shape: The lengths after.
-
-  Returns:
-    Each dimension after as factors of those before. Where lengths do not
-    divide each other, what is left gets the labels of all that is left.
+  Where lengths do not divide each other, what is left gets the labels of all
+  that is left.
   """
   queue = [f for dim in dims for f in dim if f.size != 1]
   out: list[Dim] = []
@@ -127,16 +122,9 @@ def _split(factor: Factor, outer: int) -> tuple[Factor, Factor]:
 
 
 def place(dim: Dim, start: int | None, total: int, stride: int = 1) -> Dim:
-  """The dimension of an array that a slice was taken from.
+  """The dimension of what a slice was taken from: it is zero around the slice.
 
-  Args:
-    dim: The slice's dimension.
-    start: Where the slice began; None if that is not known.
-    total: The length of what it was taken from.
-    stride: The step between its entries.
-
-  Returns:
-    A dimension that is zero around the slice.
+  Where the slice began, `start`, may be unknown: None.
   """
   size = size_of(dim)
   if size == total:

@@ -89,6 +89,8 @@ def _multiplied(step: Step, term: Term, k: int) -> Term:
   if step.enters(k):
     if step.name == 'select_n':
       return _terms.as_output(term, CHOSEN, step.place)
+    if step.facts[k].picked and all(fact.kernel for fact in step.facts):
+      return _terms.as_output(term, ADDED, step.place)
     return _scales(step, term, k, data)
   if step.facts[k].data or any(data):
     mark = WEIGHED * step.facts[k].data

@@ -218,12 +218,9 @@ def _selected(equation: Any, operands: Facts) -> Facts:
   return [fact]
 
 
-def _fixed(equation: Any, operands: Facts) -> Facts:
-  return [constant(_jaxpr.shape(out)) for out in equation.outvars]
-
-
-def _drawn(equation: Any, operands: Facts) -> Facts:
-  return [constant(_jaxpr.shape(out), OTHER) for out in equation.outvars]
+def _made_of_nothing(equation: Any, operands: Facts) -> Facts:
+  along = OTHER if equation.primitive.name in _names.DRAWN else CONSTANT
+  return [constant(_jaxpr.shape(out), along) for out in equation.outvars]
 
 
 def _dot(equation: Any, operands: Facts) -> Facts:
@@ -289,8 +286,7 @@ RULES: dict[str, Callable[[Any, Facts], Facts]] = {
     (elementwise, _names.ADDS | _names.COMPARES),
     (_multiplied, {'mul', 'div'}),
     (_bent, _names.BENDS),
-    (_fixed, _names.FIXED),
-    (_drawn, _names.DRAWN),
+    (_made_of_nothing, _names.FIXED | _names.DRAWN),
     (_dot, {'dot_general'}),
     (_looked_up, {'gather'}),
     (_selected, {'select_n'}),

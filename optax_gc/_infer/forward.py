@@ -16,7 +16,6 @@ class Frame:
     facts: What its variables are.
     inner: The frames of sub-programs, by the number of the equation.
     reverse: Which equations reverse-mode differentiation made.
-    same: Which select from one value and copies of it, as batched branches do.
   """
 
   def __init__(self, jaxpr: Any):
@@ -24,7 +23,6 @@ class Frame:
     self.facts: dict[Any, Fact] = {}
     self.inner: dict[int, tuple[Frame, ...]] = {}
     self.reverse = _jaxpr.backward_in(self.program.eqns)
-    self.same: set[int] = set()
 
   def fact(self, atom: Any) -> Fact:
     """What a variable or a literal is."""
@@ -52,14 +50,9 @@ class Reader:
     for const in program.constvars:
       frame.facts[const] = _facts.constant(_jaxpr.shape(const))
     frame.facts.update(zip(program.invars, facts, strict=True))
-    copies: dict[Any, Any] = {}
     for number, equation in enumerate(program.eqns):
       operands = [frame.fact(atom) for atom in equation.invars]
-      if _jaxpr.chooses_one(equation, copies):
-        frame.same.add(number)
-        results = operands[1:2]
-      else:
-        results = self._equation(frame, number, equation, operands)
+      results = self._equation(frame, number, equation, operands)
       frame.facts.update(zip(equation.outvars, results, strict=True))
     return [frame.fact(atom) for atom in program.outvars], frame
 
@@ -108,9 +101,7 @@ class Reader:
   ) -> tuple[Facts, Facts, tuple[Frame, Frame]]:
     """Joins what a loop carries with what it makes of it until that repeats.
 
-    Returns:
-      What it carries, the body's results, and the body's frames in the first
-      iteration and in any.
+    The frames are those of the first iteration, and of any.
     """
     begin: Frame | None = None
     while True:

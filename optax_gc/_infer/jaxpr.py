@@ -84,23 +84,6 @@ def callee(equation: Equation) -> Any | None:
   return fits[0] if len(fits) == 1 else None
 
 
-def chooses_one(equation: Equation, copies: dict[Any, Any]) -> bool:
-  """Whether all cases of a selection are copies of one variable.
-
-  Args:
-    equation: Any equation.
-    copies: From each copy so far to its variable; one more is added if this
-      equation copies.
-  """
-  name = equation.primitive.name
-  if name == 'stop_gradient' and not is_literal(equation.invars[0]):
-    source = equation.invars[0]
-    copies[equation.outvars[0]] = copies.get(source, source)
-  if name != 'select_n' or any(map(is_literal, equation.invars)):
-    return False
-  return len({copies.get(a, a) for a in equation.invars[1:]}) == 1
-
-
 def scan_layout(equation: Equation) -> tuple[int, int]:
   """How many of a scan's operands are constants and how many are carried."""
   params = equation.params

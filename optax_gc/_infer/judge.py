@@ -1,10 +1,11 @@
 """From the terms of a leaf's cotangent to its axes, and a sentence why."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
+from optax_gc._axes.spec import UNDECIDED, WeightAxes
 from optax_gc._infer import backward as _backward
 from optax_gc._infer import facts as _facts
 from optax_gc._infer import forward as _forward
@@ -13,29 +14,15 @@ from optax_gc._infer import terms as _terms
 from optax_gc._infer.dims import C, X, label_of
 from optax_gc._infer.terms import CONTRACTS, LOST, UNCLEAR, Term, Terms
 
-
-class Verdict(NamedTuple):
-  """A leaf's axes; neither kind if they are not known or there are none.
-
-  Attributes:
-    reduction: The axes contracted with data.
-    output: The axes that number outputs.
-    reason: Why, in a sentence.
-    resolved: Whether the program decides the question. A bias is resolved:
-      it has no reduction axes.
-    convolution: Whether the leaf is a convolution kernel.
-  """
-
-  reduction: tuple[int, ...]
-  output: tuple[int, ...]
-  reason: str
-  resolved: bool = True
-  convolution: bool = False
+_OPEN = UNDECIDED + _terms.REVERSE
+# Uses that say nothing beside others; and the word between a use and its place.
+_SILENT = (_terms.RETURNED, _terms.REVERSE, UNCLEAR, CONTRACTS, '')
+_WHERE = {_terms.LOOKED_UP: 'by', _terms.JOINED: 'by', _terms.ACTS: 'in'}
 
 
 def read(
   jaxpr: Any, leaves: Sequence[int | None], shapes: Sequence[Sequence[int]]
-) -> dict[int, Verdict]:
+) -> dict[int, WeightAxes]:
   """Reads the axes of leaves from a program.
 
   Args:
@@ -44,7 +31,7 @@ def read(
     shapes: The inputs' shapes.
 
   Returns:
-    A verdict for every leaf.
+    The axes of every leaf, whose reason says whether they are undecided.
   """
   program = _jaxpr.program_of(jaxpr)
   facts = [
@@ -57,49 +44,42 @@ def read(
   ]
   _, frame = _forward.Reader().run(jaxpr, facts)
   ends = [_backward.returned(atom) for atom in program.outvars]
-  found = _backward.Walk().run(frame, ends)
-  verdicts = {
-    leaf: judge(shape, terms)
-    for leaf, shape, terms in zip(leaves, shapes, found, strict=True)
-    if leaf is not None
-  }
-  if not any(v.reason == _terms.REVERSE for v in verdicts.values()):
-    return verdicts
-  found = _backward.Walk(dead=True).run(frame, ends)
-  for leaf, shape, terms in zip(leaves, shapes, found, strict=True):
-    if leaf is not None and verdicts[leaf].reason == _terms.REVERSE:
-      verdict = judge(shape, [term for term in terms if term.met])
-      verdicts[leaf] = verdict if verdict.reduction else verdicts[leaf]
-  return verdicts
+  axes: dict[int, WeightAxes] = {}
+  for dead in (False, True):
+    found = _backward.Walk(dead=dead).run(frame, ends)
+    for leaf, shape, terms in zip(leaves, shapes, found, strict=True):
+      if leaf is not None and not dead:
+        axes[leaf] = judge(shape, terms)
+      elif leaf is not None and axes[leaf].reason == _OPEN:
+        again = judge(shape, [term for term in terms if term.met])
+        axes[leaf] = again if again.reduction_axis else axes[leaf]
+    if not any(found.reason == _OPEN for found in axes.values()):
+      break
+  return axes
 
 
-def judge(shape: Sequence[int], terms: Terms) -> Verdict:
-  """The verdict on one leaf, from the terms of its cotangent."""
-  for term in terms:
-    if term.use == LOST:
-      return _none(term.place, False)
+def judge(shape: Sequence[int], terms: Terms) -> WeightAxes:
+  """The axes of one leaf, from the terms of its cotangent."""
   claims: list[tuple[tuple[int, ...], Term]] = []
   for term in terms:
+    if term.use == LOST:
+      return _undecided(term.place)
     axes, part = _axes(term)
     if part is not None and term.use != UNCLEAR:
-      return _none(_part(shape, part, term), False)
+      return _undecided(_part(shape, part, term))
     if axes and term.use != _terms.ONTO_INPUT:
       claims.append((axes, term))
-  clear = [claim for claim in claims if claim[1].use != UNCLEAR]
-  if not clear:
+  uses = [term for _, term in claims if term.use != UNCLEAR]
+  if not uses:
     return _without_axes(shape, terms)
-  unclear = [claim for claim in claims if claim[1].use == UNCLEAR]
-  choices = {
-    tuple(a for a in axes if shape[a] > 1) for axes, _ in (*clear, *unclear)
-  }
+  choices = {tuple(a for a in axes if shape[a] > 1) for axes, _ in claims}
   if len(choices) > 1:
     *most, last = map(str, sorted(choices))
-    return _none(f'used with axes {", ".join(most)} and {last}', False)
-  axes = max((axes for axes, _ in clear), key=len)
-  uses = [term for _, term in clear]
+    return _undecided(f'used with axes {", ".join(most)} and {last}')
+  axes = max((axes for axes, term in claims if term in uses), key=len)
   short = _incomplete(shape, axes, uses)
   if short is not None:
-    return _none(_part(shape, short, uses[0]), False)
+    return _undecided(_part(shape, short, uses[0]))
   return _contracted(axes, uses, terms)
 
 
@@ -143,7 +123,7 @@ def _part(shape: Sequence[int], axis: int, term: Term) -> str:
   return f'{half} of axis {axis} is contracted: {term.place}'
 
 
-def _contracted(axes: tuple[int, ...], uses: Terms, terms: Terms) -> Verdict:
+def _contracted(axes: tuple[int, ...], uses: Terms, terms: Terms) -> WeightAxes:
   output = {
     i for term in uses for i, dim in enumerate(term.dims) if label_of(dim) == C
   }
@@ -151,49 +131,48 @@ def _contracted(axes: tuple[int, ...], uses: Terms, terms: Terms) -> Verdict:
   if any(_terms.IN_GROUPS in term.place for term in uses):
     output = set()
   reason = f'contracts axes {axes} in {uses[0].place}'
-  others = _sentences(t for t in terms if t not in uses and _tells(t))
+  silent = (*_SILENT, _terms.GAIN, _terms.STOPPED)
+  others = _sentences((t for t in terms if t not in uses), silent)
   if others:
     reason += f'; also {others}'
   convolution = any(t.place.startswith('conv_general') for t in uses)
-  outputs = tuple(sorted(output - set(axes)))
-  return Verdict(axes, outputs, reason, convolution=convolution)
+  return WeightAxes(
+    axes,
+    sorted(output - set(axes)),
+    reason,
+    convolution,
+    ndim=len(uses[0].dims),
+  )
 
 
-def _tells(term: Term) -> bool:
-  silent = (_terms.RETURNED, _terms.REVERSE, UNCLEAR, CONTRACTS, '')
-  return term.use not in (*silent, _terms.GAIN, _terms.STOPPED)
-
-
-def _without_axes(shape: Sequence[int], terms: Terms) -> Verdict:
+def _without_axes(shape: Sequence[int], terms: Terms) -> WeightAxes:
   if not terms:
-    return _none('never used')
-  for term in terms:
-    if term.use == UNCLEAR:
-      return _none(term.place, False)
-  for term in terms:
-    if term.use == CONTRACTS:
-      return _none(f'no axis holds inputs alone: {term.place}', False)
-  scales = (_terms.GAIN, _terms.STOPPED)
-  told = _sentences(t for t in terms if _tells(t) or t.use in scales)
+    return WeightAxes((), (), 'never used')
+  for use in (UNCLEAR, CONTRACTS):
+    for term in terms:
+      if term.use == use:
+        no = 'no axis holds inputs alone: ' * (use == CONTRACTS)
+        return _undecided(no + term.place)
+  told = _sentences(terms, _SILENT)
   if told:
-    return _none(told)
+    return WeightAxes((), (), told)
   if any(term.use == _terms.REVERSE for term in terms):
-    return _none(_terms.REVERSE, False)
-  return _none('never meets the inputs', len(shape) < 2)
+    return _undecided(_terms.REVERSE)
+  if len(shape) > 1:
+    return _undecided('never meets the inputs')
+  return WeightAxes((), (), 'never meets the inputs')
 
 
-def _none(reason: str, resolved: bool = True) -> Verdict:
-  return Verdict((), (), reason, resolved)
+def _undecided(reason: str) -> WeightAxes:
+  return WeightAxes((), (), UNDECIDED + reason)
 
 
-def _sentences(terms: Iterable[Term]) -> str:
+def _sentences(terms: Iterable[Term], silent: Collection[str]) -> str:
   """The distinct sentences; the same one at several places is said once."""
   told: dict[str, str] = {}
   for term in terms:
-    said = _terms.ADDED if term.use == _terms.ONTO_INPUT else term.use
-    if said in (_terms.LOOKED_UP, 'joined with activations'):
-      said += f' by {term.place}'
-    elif said == _terms.ACTS:
-      said += f' in {term.place}'
-    told.setdefault(term.use, said)
+    if term.use not in silent:
+      where = _WHERE.get(term.use)
+      said = f'{term.use} {where} {term.place}' if where else term.use
+      told.setdefault(term.use, said)
   return '; '.join(told.values())

@@ -11,8 +11,6 @@ from optax_gc._infer.dims import NOWHERE, C, Dim, Factor, X
 from optax_gc._infer.step import Rule, Step
 from optax_gc._infer.terms import ADDED, CONTRACTS, GAIN, LOOKED_UP, Term
 
-JOINED = 'joined with activations'
-
 
 def _only(rule: Callable[[Step, Term], Term | None]) -> Rule:
   """The rule of a primitive whose first operand alone is followed."""
@@ -24,21 +22,16 @@ def _only(rule: Callable[[Step, Term], Term | None]) -> Rule:
 
 
 def _transposed(step: Step, term: Term) -> Term:
-  dims: list[Dim] = [()] * len(term.dims)
-  for i, axis in enumerate(step.params['permutation']):
-    dims[axis] = term.dims[i]
-  return term._replace(dims=tuple(dims))
+  dims = dict(zip(step.params['permutation'], term.dims, strict=True))
+  return term._replace(dims=tuple(dims[i] for i in range(len(dims))))
 
 
 def _reshaped(step: Step, term: Term) -> Term:
-  (shape, *_), order = step.shapes, step.params.get('dimensions')
-  if not order:
-    return term._replace(dims=_dims.reshape(term.dims, shape))
+  shape = step.shapes[0]
+  order = step.params.get('dimensions') or range(len(shape))
   back = _dims.reshape(term.dims, [shape[axis] for axis in order])
-  dims: list[Dim] = [()] * len(order)
-  for i, axis in enumerate(order):
-    dims[axis] = back[i]
-  return term._replace(dims=tuple(dims))
+  dims = dict(zip(order, back, strict=True))
+  return term._replace(dims=tuple(dims[i] for i in range(len(dims))))
 
 
 def _squeezed(step: Step, term: Term) -> Term:
@@ -118,34 +111,32 @@ def _tiled(step: Step, term: Term) -> Term:
 
 
 def _concatenated(step: Step, term: Term) -> list[Term | None]:
-  axis, start = step.params['dimension'], 0
+  """`concatenate` along an axis, or `stack`, whose operands have it not."""
+  stacks = step.name == 'stack'
+  axis = (
+    step.params['axis'] % len(step.shape)
+    if stacks
+    else step.params['dimension']
+  )
   found: list[Term | None] = []
+  start = 0
   for k, shape in enumerate(step.shapes):
-    dim = _dims.cut(term.dims[axis], start, shape[axis])
-    start += shape[axis]
+    size = 1 if stacks else shape[axis]
+    dim = _dims.cut(term.dims[axis], start, size)
+    start += size
     if dim is None or not step.facts[k].made:
       found.append(None)
       continue
-    dims = (*term.dims[:axis], dim, *term.dims[axis + 1 :])
+    here = () if stacks else (dim,)
+    dims = (*term.dims[:axis], *here, *term.dims[axis + 1 :])
     found.append(_joined(step, k, _terms.piece(term, dims, axis, k)))
-  return found
-
-
-def _stacked(step: Step, term: Term) -> list[Term | None]:
-  axis = step.params['axis'] % len(step.shape)
-  found: list[Term | None] = []
-  for k in range(len(step.facts)):
-    dims = (*term.dims[:axis], *term.dims[axis + 1 :])
-    here = _dims.cut(term.dims[axis], k, 1) is not None
-    part = _terms.piece(term, dims, axis, k) if here else None
-    found.append(part and _joined(step, k, part))
   return found
 
 
 def _joined(step: Step, k: int, term: Term) -> Term:
   if not step.enters(k):
     return term
-  return _terms.as_output(term, JOINED, step.place)
+  return _terms.as_output(term, _terms.JOINED, step.place)
 
 
 def _updated(step: Step, term: Term) -> list[Term | None]:
@@ -258,7 +249,7 @@ RULES: dict[str, Rule] = {
   'rev': _only(_reversed),
   'tile': _only(_tiled),
   'concatenate': _concatenated,
-  'stack': _stacked,
+  'stack': _concatenated,
   'dynamic_update_slice': _updated,
   'gather': _only(_gathered),
   **dict.fromkeys(_names.SCATTERS, _scattered),

@@ -23,13 +23,14 @@ NUMBER = 'multiplied by one number of the data, then summed'
 OTHERWISE = 'has other coefficients for each output'
 
 
-def product(term: Term, free: Sequence[Sequence[Dim]], bent: bool) -> str:
+def product(
+  term: Term, free: Sequence[Sequence[Dim]], bent: bool, sums: bool
+) -> str:
   """Why a product of parameters is not read as a kernel's factors; or ''.
 
-  Args:
-    term: The product's cotangent.
-    free: For each factor: its dimensions that the other has not.
-    bent: Whether a factor is a nonlinear function of such a product.
+  `free` are the dimensions that only one factor has, for each; `bent` says
+  whether a factor is a nonlinear function of a product, `sums` whether this
+  product sums.
   """
   if term.sign == KERNEL:
     return ''
@@ -38,8 +39,9 @@ def product(term: Term, free: Sequence[Sequence[Dim]], bent: bool) -> str:
   if not term.has_input or term.sign == DOUBT or bent:
     return LATENT
   labels = [set(map(_dims.label_of, dims)) for dims in free]
-  # algebra/low_rank_kernel_of_one_output: inputs on both sides.
-  if labels[0] == labels[1] == {X}:
+  # algebra/low_rank_kernel_of_one_output: inputs on both sides; but not where
+  # nothing is summed, as in kernels/convolution_of_four_factors.
+  if sums and labels[0] == labels[1] == {X}:
     return EITHER
   both = [dim for dims in free for dim in dims if _dims.label_of(dim) == X | C]
   # algebra/low_rank_multiply_and_sum: one has the inputs, one the outputs.
@@ -57,14 +59,9 @@ def layer(
   summed: Sequence[tuple[int, int]],
   mine: Sequence[tuple[int, int]],
 ) -> str:
-  """Why a kernel and data in a product are not read as a layer; or ''.
+  """Why a kernel, operand `k`, and data are not read as a layer; or ''.
 
-  Args:
-    step: The `dot_general`.
-    k: Which operand the kernel is.
-    term: The product's cotangent.
-    summed: The dimensions that are summed, the kernel's and the data's.
-    mine: The kernel's other dimensions, and their places in the product.
+  `summed` and `mine` are as of the side of the product that the kernel is.
   """
   me, data = step.facts[k], step.facts[1 - k]
   shape, other = step.shapes[k], step.shapes[1 - k]

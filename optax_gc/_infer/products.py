@@ -1,5 +1,8 @@
 """Products that sum: where weights meet data, and each other, as matrices."""
 
+from collections.abc import Callable, Collection, Sequence
+import functools
+
 from optax_gc._infer import dims as _dims
 from optax_gc._infer import facts as _facts
 from optax_gc._infer import names as _names
@@ -50,6 +53,21 @@ class _Side:
   def closed(self, use: str, why: str) -> Term:
     return _terms.closed(self.shape, use, why)
 
+  def dims(
+    self,
+    term: Term,
+    summed: Callable[[int], int],
+    batch: Callable[[int, int], int],
+    mine: Callable[[int], int],
+  ) -> tuple[Dim, ...]:
+    """My dimensions, of a term of the product; labels by kind of dimension."""
+    dims = {d: _dims.fresh(self.shape[d], summed(e)) for d, e in self.summed}
+    for d, e, b in self.batch:
+      dims[d] = _dims.relabel(term.dims[b], functools.partial(batch, e))
+    for d, i in self.mine:
+      dims[d] = _dims.relabel(term.dims[i], mine)
+    return tuple(dims[d] for d in range(len(dims)))
+
   def weighs(self) -> bool:
     """Whether my partner, a vector, weighs what is data times a kernel.
 
@@ -65,12 +83,9 @@ class _Side:
 
 
 def met(label: int, varies: int, outputs: bool) -> int:
-  """The label of a dimension in which data that vary along it are multiplied.
+  """The label of a dimension along which data multiply, if they vary.
 
-  Args:
-    label: The product's.
-    varies: Whether the data do.
-    outputs: Whether the product has other dimensions that are only outputs.
+  `outputs`: Whether the product has other dimensions that are only outputs.
   """
   label &= ~WEIGHED
   if not varies:
@@ -123,7 +138,7 @@ def _numbers_heads(side: _Side, term: Term) -> bool:
 
 def _layer(side: _Side, term: Term) -> Term:
   """A kernel meets its layer's input."""
-  step, shape, varies = side.step, side.shape, side.partner.varies
+  step, varies = side.step, side.partner.varies
   why = _policy.layer(side.step, side.k, term, side.summed, side.mine)
   if why:
     return side.closed(UNCLEAR, why)
@@ -133,22 +148,17 @@ def _layer(side: _Side, term: Term) -> Term:
   if _Side(step, 1 - side.k).weighs():
     return side.closed(UNCLEAR, _policy.WEIGHED)
 
-  def shared(label: int, e: int) -> int:
+  def brings(e: int) -> int:
+    return X * bool(varies[e] or not side.partner.data)
+
+  def shared(e: int, label: int) -> int:
     # algebra/experts_weighed_by_a_parameter: no part of the product.
     if label in (X, WEIGHED):
       return X | C
     return met(label, bool(varies[e]), not side.summed)
 
-  dims: list[Dim] = [()] * len(shape)
-  for d, e in side.summed:
-    brings = varies[e] or not side.partner.data
-    dims[d] = _dims.fresh(shape[d], X if brings else 0)
-  for d, e, b in side.batch:
-    dims[d] = tuple(f._replace(label=shared(f.label, e)) for f in term.dims[b])
-  for d, i in side.mine:
-    dims[d] = _dims.relabel(term.dims[i], C)
   return term._replace(
-    dims=tuple(dims),
+    dims=side.dims(term, brings, shared, lambda label: C * bool(label)),
     met=(_dims.new_key(),) if step.data else (),
     use=CONTRACTS if side.summed else SCALES,
     place=step.place,
@@ -158,26 +168,20 @@ def _layer(side: _Side, term: Term) -> Term:
 
 def _through(side: _Side, term: Term) -> Term:
   """An activation's cotangent: by way of a kernel it starts again."""
-  shape, varies, data = side.shape, side.partner.varies, side.partner.data
+  varies, data = side.partner.varies, side.partner.data
   weighs = side.partner.kernel and side.weighs()
+  summed = 0 if weighs else X if data else C
 
-  def after(label: int, e: int | None) -> int:
-    if data:
-      return label | X * bool(e is not None and varies[e])
-    return C if label or (e is not None and varies[e]) else 0
+  def after(brings: int, label: int) -> int:
+    return label | X * bool(brings) if data else C * bool(label or brings)
 
-  dims: list[Dim] = [()] * len(shape)
-  for d, _ in side.summed:
-    label = 0 if weighs else X if data else C
-    dims[d] = _dims.fresh(shape[d], label)
-  for d, e, b in side.batch:
-    dims[d] = tuple(f._replace(label=after(f.label, e)) for f in term.dims[b])
-  for d, i in side.mine:
-    dims[d] = tuple(
-      f._replace(label=after(f.label, None)) for f in term.dims[i]
-    )
   return term._replace(
-    dims=tuple(dims),
+    dims=side.dims(
+      term,
+      lambda _: summed,
+      lambda e, label: after(varies[e], label),
+      lambda label: after(0, label),
+    ),
     ident=_dims.new_key(),
     sign=_terms.WEIGHED_LATER if weighs else '',
   )
@@ -193,7 +197,7 @@ def _factor(side: _Side, term: Term) -> Term:
   free = [[term.dims[i] for _, i in dims] for dims in (side.mine, side.theirs)]
   bent = bool((side.me.made | side.partner.made) & _facts.BENT)
   unclear = term.place if term.use == UNCLEAR else ''
-  why = unclear or _policy.product(term, free, bent)
+  why = unclear or _policy.product(term, free, bent, bool(side.summed))
   if not why:
     return _linked(side, term)
   # algebra/orthogonalised: its own Gram matrix only rescales a kernel.
@@ -205,8 +209,13 @@ def _factor(side: _Side, term: Term) -> Term:
 def _linked(side: _Side, term: Term) -> Term:
   """A factor of a kernel: the sum hands on what the other factor brings."""
   brought = [factor for _, i in side.theirs for factor in term.dims[i]]
+  mine, theirs = (
+    {_dims.label_of(term.dims[i]) for _, i in dims}
+    for dims in (side.mine, side.theirs)
+  )
   # structure/mixture_of_kernels: the results of whole kernels are weighed.
-  mixed = any(_dims.label_of(term.dims[i]) == X for _, i in side.theirs)
+  # kernels/convolution_of_four_factors: not so if it has inputs of its own.
+  mixed = X in theirs and X not in mine
   link = X if mixed else _dims.label_of(brought)
   # factors/diagonal_gain_of_half.
   part = any(factor.region is not None for factor in brought)
@@ -241,25 +250,38 @@ def _convolved(step: Step, term: Term) -> list[Term | None]:
       # Also what patches are cut out of by a constant kernel.
       found[k] = _terms.full(shape, C, _terms.ACTS, place)
     else:
-      spec = (numbers.lhs_spec, numbers.rhs_spec)[k]
-      dims = tuple(
-        _dims.fresh(n, C if i == spec[0] else X) for i, n in enumerate(shape)
-      )
-      found[k] = Term(dims, term.ident, (_dims.new_key(),), CONTRACTS, place)
+      _, *inputs = (numbers.lhs_spec, numbers.rhs_spec)[k]
+      found[k] = _kernel(shape, term, place, inputs)
   return found
 
 
-def _ragged(step: Step, term: Term) -> list[Term | None]:
-  numbers = step.params['ragged_dot_dimension_numbers']
-  (_, summed), _ = numbers.dot_dimension_numbers
-  groups = numbers.rhs_group_dimensions
+def _grouped(step: Step, term: Term) -> list[Term | None]:
+  """Ragged and sparse products: the kernel is on the right."""
+  found: list[Term | None] = [None, None, None]
+  if step.name in _names.RAGGED:
+    numbers = step.params['ragged_dot_dimension_numbers']
+    k, groups = 1, numbers.rhs_group_dimensions
+    (_, summed), _ = numbers.dot_dimension_numbers
+  else:
+    k, ((_, summed), (_, groups)) = 2, step.params['dimension_numbers']
+  found[0] = _terms.full(step.shapes[0], C, _terms.ACTS, step.place)
+  found[k] = _kernel(step.shapes[k], term, step.place, summed, groups)
+  return found
+
+
+def _kernel(
+  shape: Sequence[int],
+  term: Term,
+  place: str,
+  inputs: Collection[int],
+  groups: Collection[int] = (),
+) -> Term:
+  """A kernel whose other axes are outputs, where all of the product's are."""
   dims = tuple(
-    _dims.fresh(n, X if i in summed else X | C if i in groups else C)
-    for i, n in enumerate(step.shapes[1])
+    _dims.fresh(n, X if i in inputs else X | C if i in groups else C)
+    for i, n in enumerate(shape)
   )
-  kernel = Term(dims, term.ident, (_dims.new_key(),), CONTRACTS, step.place)
-  image = _terms.full(step.shapes[0], C, _terms.ACTS, step.place)
-  return [image, kernel, None]
+  return Term(dims, term.ident, (_dims.new_key(),), CONTRACTS, place)
 
 
 def _reduced(step: Step, term: Term) -> list[Term | None]:
@@ -281,6 +303,6 @@ def _reduced(step: Step, term: Term) -> list[Term | None]:
 RULES: dict[str, Rule] = {
   'dot_general': _dot,
   'conv_general_dilated': _convolved,
-  **dict.fromkeys(_names.RAGGED, _ragged),
+  **dict.fromkeys(_names.RAGGED | {'bcoo_dot_general'}, _grouped),
   **dict.fromkeys(_names.REDUCES, _reduced),
 }

@@ -1,6 +1,7 @@
 """Terms of a cotangent, and what becomes of them when they meet."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ UNCLEAR = 'unclear'  # Declined, unless another use is clear. `place` says why.
 LOST = 'lost'  # Declined, whatever the other uses are.
 ADDED = 'added to activations'
 ONTO_INPUT = 'added to an input'  # It may be a base that factors are added to.
+JOINED = 'joined with activations'
 SCALES = 'scales activations'
 GAIN = 'scales a weight'
 ACTS = 'plays the activation'
@@ -80,12 +82,11 @@ def closed(shape: Sequence[int], use: str, why: str) -> Term:
 
 def relabeled(term: Term, label: Callable[[int, int], int]) -> Term:
   """With labels from each dimension's number and label before."""
-  return term._replace(
-    dims=tuple(
-      tuple(f._replace(label=label(i, f.label)) for f in dim)
-      for i, dim in enumerate(term.dims)
-    )
+  dims = (
+    _dims.relabel(dim, functools.partial(label, i))
+    for i, dim in enumerate(term.dims)
   )
+  return term._replace(dims=tuple(dims))
 
 
 def as_output(term: Term, use: str, place: str) -> Term:
@@ -104,11 +105,8 @@ def varies(term: Term) -> bool:
 def sum_over(term: Term, gone: Collection[int], mixed: bool = True) -> Term:
   """Without some dimensions, which are summed.
 
-  Args:
-    term: A cotangent.
-    gone: The dimensions.
-    mixed: Whether a sum over inputs leaves none that are only inputs, as it
-      does to a scale that others multiply; not to a factor of a kernel.
+  A sum over inputs leaves none that are only inputs, as of a scale that others
+  multiply (`mixed`), but for a factor of a kernel.
   """
   if not gone:
     return term

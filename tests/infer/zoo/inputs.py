@@ -321,7 +321,7 @@ def positions_resized_by_constants(p, x):
   return (x + table[0]) @ p['w']
 
 
-@program('[9x]', '#[9x]2', w='Io? bcoo')
+@program('[9x]', '#[9x]2', w='Io: bcoo')
 def sparse_input(p, values, places):
   """A sparse matrix times a kernel: the kernel's rows are the inputs."""
   shape = (7, p['w'].shape[0])

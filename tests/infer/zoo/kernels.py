@@ -191,7 +191,7 @@ def tensor_train(p, x):
   return jnp.einsum('bhdn,ndo->bho', h, p['w'])
 
 
-@program('bmmi', a='W2?', b='W2?', c='I2?', d='o[2X]?')
+@program('bmmi', a='W2', b='W2', c='I2', d='o[2X]')
 def convolution_of_four_factors(p, x):
   """A CP decomposition: each factor is summed along its own axis."""
   kernel = jnp.einsum('hr,wr,ir,or->hwio', *(p[n] for n in 'abcd'))
