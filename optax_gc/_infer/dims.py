@@ -129,21 +129,15 @@ def place(dim: Dim, start: int | None, total: int, stride: int = 1) -> Dim:
   size = size_of(dim)
   if size == total:
     return dim
-  whole = Factor(total, blur(dim), dim[0].key)
-  if start is None:
-    return (whole._replace(region=NOWHERE),)
-  if stride != 1:
-    region = range(start, start + (size - 1) * stride + 1, stride)
-    return (whole._replace(region=region),)
-  if len(dim) == 1:
-    part = range(size) if dim[0].region is None else dim[0].region
-    if not part:
-      return (whole._replace(region=NOWHERE),)
-    moved = range(part.start + start, part.stop + start, part.step)
-    # A squeezed axis is marked as a batch only as long as its size is one.
-    label = 0 if size == 1 and dim[0].label == X | C else dim[0].label
-    return (dim[0]._replace(size=total, label=label, region=moved),)
-  return (whole._replace(region=range(start, start + size)),)
+  whole = dim[0] if len(dim) == 1 else Factor(size, blur(dim), dim[0].key)
+  # A squeezed axis is marked as a batch only as long as its size is one.
+  label = 0 if size == 1 and whole.label == X | C else whole.label
+  part = range(size) if whole.region is None else whole.region
+  region = NOWHERE
+  if part and start is not None:
+    first, last = start + stride * part[0], start + stride * part[-1]
+    region = range(first, last + 1, stride * part.step)
+  return (whole._replace(size=total, label=label, region=region),)
 
 
 def cut(dim: Dim, start: int, size: int) -> Dim | None:
@@ -167,6 +161,6 @@ def flip(dim: Dim) -> Dim:
   """The dimension of an array that runs backwards."""
   if len(dim) != 1 or not dim[0].region:
     return dim
-  region, size = dim[0].region, dim[0].size
-  turned = range(size - region.stop, size - region.start)
-  return (dim[0]._replace(region=turned if region.step == 1 else NOWHERE),)
+  region, last = dim[0].region, dim[0].size - 1
+  turned = range(last - region[-1], last - region[0] + 1, region.step)
+  return (dim[0]._replace(region=turned),)

@@ -144,8 +144,6 @@ def _gain(step: Step, term: Term, k: int) -> Term:
 
 def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   """Data times a weight, entry by entry: summed later, it is a product."""
-  if term.sign == _terms.SUMMED_BEFORE:
-    return _terms.closed(step.shapes[k], LOST, _policy.WEIGHED)
   owns = _owns(step, k)
   raw = [_dims.label_of(dim) for dim in term.dims]
   before = [label & ~WEIGHED for label in raw]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 import functools
+import itertools
 
 from optax_gc._infer import dims as _dims
 from optax_gc._infer import facts as _facts
@@ -38,14 +39,12 @@ class _Side:
       [i for i in range(len(shape)) if i not in (*s, *b)]
       for shape, s, b in zip(step.shapes, sums, batch, strict=True)
     ]
-    first = len(batch[0])
-    second = first + len(free[0])
-    places = [range(first, second), range(second, second + len(free[1]))]
-    j = 1 - k
+    j, first = 1 - k, len(batch[0])
+    pairs = list(zip(free[0] + free[1], itertools.count(first)))  # noqa: B905
+    sides = pairs[: len(free[0])], pairs[len(free[0]) :]
     self.summed = list(zip(sums[k], sums[j], strict=True))
     self.batch = list(zip(batch[k], batch[j], range(first), strict=True))
-    self.mine = list(zip(free[k], places[k], strict=True))
-    self.theirs = list(zip(free[j], places[j], strict=True))
+    self.mine, self.theirs = sides[k], sides[j]
     self.step, self.k = step, k
     self.me, self.partner = step.facts[k], step.facts[j]
     self.shape = step.shapes[k]
@@ -142,8 +141,7 @@ def _layer(side: _Side, term: Term) -> Term:
   why = _policy.layer(side.step, side.k, term, side.summed, side.mine)
   if why:
     return side.closed(UNCLEAR, why)
-  weighed = term.sign == _terms.WEIGHED_LATER and side.summed
-  if weighed or term.sign == _terms.SUMMED_BEFORE:
+  if term.sign == _terms.WEIGHED_LATER and side.summed:
     return side.closed(LOST, _policy.WEIGHED)
   if _Side(step, 1 - side.k).weighs():
     return side.closed(UNCLEAR, _policy.WEIGHED)
@@ -287,17 +285,12 @@ def _kernel(
 def _reduced(step: Step, term: Term) -> list[Term | None]:
   gone, given = step.params['axes'], iter(term.dims)
   fact = step.facts[0]
-  bent = fact.data and step.name != 'reduce_sum'
-  dims = tuple(
-    _dims.fresh(n, BENT * bool(bent and fact.varies[i]))
-    if i in gone
-    else next(given)
-    for i, n in enumerate(step.shapes[0])
+  bends = fact.data and step.name != 'reduce_sum'
+  dims = (
+    _dims.fresh(n, BENT * bool(bends and v)) if i in gone else next(given)
+    for i, (n, v) in enumerate(zip(step.shapes[0], fact.varies, strict=True))
   )
-  term = term._replace(dims=dims)
-  if term.sign == _terms.WEIGHED_LATER:
-    term = term._replace(sign=_terms.SUMMED_BEFORE)
-  return [term]
+  return [term._replace(dims=tuple(dims))]
 
 
 RULES: dict[str, Rule] = {

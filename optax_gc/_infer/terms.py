@@ -29,10 +29,8 @@ REVERSE = 'meets data in the backward pass of a gradient only'
 KERNEL = 'kernel'  # It is added to another parameter of its shape.
 DOUBT = 'doubt'  # It is bent, or shares a bias: a layer's result, perhaps.
 
-# Signs of what data times a kernel is, of one example: parameters weigh and sum
-# it, after which it is complete; or it was summed over other axes before.
+# Sign of data times a kernel, of one example, that parameters weigh and sum.
 WEIGHED_LATER = 'weighed later'
-SUMMED_BEFORE = 'summed before'
 
 
 class Term(NamedTuple):
