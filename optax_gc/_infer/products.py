@@ -40,7 +40,7 @@ class _Side:
       for shape, s, b in zip(step.shapes, sums, batch, strict=True)
     ]
     j, first = 1 - k, len(batch[0])
-    pairs = list(zip(free[0] + free[1], itertools.count(first)))  # noqa: B905
+    pairs = list(zip(free[0] + free[1], itertools.count(first)))
     sides = pairs[: len(free[0])], pairs[len(free[0]) :]
     self.summed = list(zip(sums[k], sums[j], strict=True))
     self.batch = list(zip(batch[k], batch[j], range(first), strict=True))
