@@ -155,9 +155,12 @@ def outcome(results: Results, arm: str) -> str:
     found = []
     for measure in MEASURES:
       c = last_epoch(results, measure)[optimizer][arm]
-      name, _, unit = measure.title.lower().partition(', ')
-      if c.low > 0 or c.high < 0:  # Never so for a diverged arm's NaN.
-        difference = f'{c.difference:+z{measure.form}} {unit}'.rstrip()
+      name, _, percent = measure.title.lower().partition(', ')
+      # As the table prints them.
+      low, high = (float(f'{x:{measure.form}}') for x in (c.low, c.high))
+      if low > 0 or high < 0:  # Never so for a diverged arm's NaN.
+        difference = f'{c.difference:+z{measure.form}}'
+        difference += ' points' * bool(percent)
         found.append(f'{name} by {difference}')
     parts.append(f'{" and ".join(found) or "nothing"} under {optimizer}')
   return (

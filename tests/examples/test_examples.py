@@ -307,9 +307,15 @@ def test_a_diverged_arm_is_reported_as_such(tmp_path):
 def test_the_outcome_names_what_the_intervals_show():
   low = {'train_loss': np.array([[0.2], [0.3]]), 'test_accuracy': np.eye(2)}
   high = {**low, 'train_loss': np.array([[0.4], [0.5001]])}
-  got = report.outcome({'adam': {'a': low, 'b': high}}, 'b')
+  more, same = np.array([[0.1], [0.1001]]), np.array([[1e-7], [1.1e-7]])
+  higher, same = (
+    {**low, 'test_accuracy': np.eye(2) + by} for by in (more, same)
+  )
+  arms = {'adam': high, 'lion': higher, 'sgdm': same}  # The same in print.
+  got = report.outcome({k: {'a': low, 'b': b} for k, b in arms.items()}, 'b')
   assert got.startswith(
-    'Against a, b changed training loss by +0.20005 under adam (last epoch, '
+    'Against a, b changed training loss by +0.20005 under adam; test accuracy '
+    'by +10.005 points under lion; nothing under sgdm (last epoch, '
   )
 
 
