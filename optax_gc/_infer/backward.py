@@ -1,6 +1,7 @@
 """The pass back: what the cotangents of parameters vary with."""
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 from optax_gc._infer import dims as _dims
@@ -13,7 +14,7 @@ from optax_gc._infer import policy as _policy
 from optax_gc._infer import products as _products
 from optax_gc._infer import terms as _terms
 from optax_gc._infer.dims import C, X
-from optax_gc._infer.forward import Frame
+from optax_gc._infer.forward import Frame, Frames
 from optax_gc._infer.step import Step
 from optax_gc._infer.terms import LOOKED_UP, LOST, REVERSE, Term, Terms
 
@@ -54,8 +55,9 @@ class Walk:
       operands = [frame.fact(atom) for atom in equation.invars]
       if not any(fact.made & _facts.WEIGHTS for fact in operands):
         continue
+      outs = list(map(_terms.distinct, outs))
       outs = [
-        _gathered(terms, out, facts[out].data)
+        _terms.merged(terms, _jaxpr.shape(out)) if facts[out].data else terms
         for out, terms in zip(equation.outvars, outs, strict=True)
       ]
       data = any(facts[out].data for out in equation.outvars)
@@ -73,17 +75,11 @@ class Walk:
           _give(known, atom, terms)
     return [_terms.distinct(known.get(atom, [])) for atom in program.invars]
 
-  def into(
-    self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
-  ) -> list[Terms]:
+  def into(self, step: Step, inner: Frames, outs: list[Terms]) -> list[Terms]:
     """The cotangents of what an equation hands to its sub-programs."""
-    flow = {
-      'scan': self._scan,
-      'while': self._while,
-      'cond': self._cond,
-    }.get(step.name)
-    if flow is not None:
-      return flow(step, inner, outs)
+    flows = {'scan': self._scan, 'while': self._while, 'cond': self._cond}
+    if step.name in flows:
+      return flows[step.name](step, inner, outs)
     (frame,) = inner
     local = [
       [_moves.resized(term, _jaxpr.shape(atom)) for term in terms]
@@ -94,9 +90,7 @@ class Walk:
       for terms, shape in zip(self.run(frame, local), step.shapes, strict=True)
     ]
 
-  def _cond(
-    self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
-  ) -> list[Terms]:
+  def _cond(self, step: Step, inner: Frames, outs: list[Terms]) -> list[Terms]:
     # algebra/kernels_chosen_by_a_branch: one branch is not added to another.
     runs = [
       self.run(frame, [[_terms.other(t, k) for t in terms] for terms in outs])
@@ -105,9 +99,7 @@ class Walk:
     joined = [[t for terms in each for t in terms] for each in zip(*runs)]  # noqa: B905
     return [[], *joined]
 
-  def _scan(
-    self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
-  ) -> list[Terms]:
+  def _scan(self, step: Step, inner: Frames, outs: list[Terms]) -> list[Terms]:
     constants, carried = _jaxpr.scan_layout(step.equation)
     first = constants + carried
     rows = [
@@ -115,42 +107,29 @@ class Walk:
       for terms in outs[carried:]
     ]
     found = self._repeat(inner, constants, outs[:carried], rows)
-    for j in range(carried):
-      found[constants + j] = [*found[constants + j], *outs[j]]
     # algebra/stacked_kernels_contracted_over_the_stack.
     stacks = {
       term.ident: term.dims[0] for terms in outs[carried:] for term in terms
     }
+    stack = functools.partial(_dims.fresh, step.params['length'], X | C)
     for k in range(first, len(found)):
       found[k] = [
-        # Each slice of a stack has a cotangent of its own.
-        term._replace(
-          dims=(
-            stacks.get(term.ident) or _dims.fresh(step.params['length'], X | C),
-            *term.dims,
-          ),
-          ident=_dims.new_key() if term.open else term.ident,
-        )
+        term._replace(dims=(stacks.get(term.ident) or stack(), *term.dims))
         for term in found[k]
       ]
     return found
 
-  def _while(
-    self, step: Step, inner: tuple[Frame, ...], outs: list[Terms]
-  ) -> list[Terms]:
+  def _while(self, step: Step, inner: Frames, outs: list[Terms]) -> list[Terms]:
     test, *bodies = inner
     first = step.params['cond_nconsts']
     start = step.params['body_nconsts']
     asked = self.run(test, [returned(test.program.outvars[0])])
     carry = [[*a, *b] for a, b in zip(outs, asked[first:], strict=True)]
-    found = self._repeat(tuple(bodies), start, carry, [])
-    for j, terms in enumerate(carry):
-      found[start + j] = [*found[start + j], *terms]
-    return [*asked[:first], *found]
+    return [*asked[:first], *self._repeat(tuple(bodies), start, carry, [])]
 
   def _repeat(
     self,
-    frames: tuple[Frame, ...],
+    frames: Frames,
     first: int,
     carry: list[Terms],
     rows: list[Terms],
@@ -169,22 +148,17 @@ class Walk:
     while True:
       found = self.run(frame, [*carried, *rows])
       total = [_novel(a, b) for a, b in zip(total, found, strict=True)]
-      again = found[first : first + len(carried)]
-      same = {
-        ident
-        for old, now in zip(carried, again, strict=True)
-        if _idents(now) <= _idents(old)
-        for ident in _idents(now)
-      }
-      new = [
-        # structure/kernels_that_take_turns: an iteration earlier, what it
-        # meets has another cotangent, except where the body passes it on.
-        _novel(
-          old,
-          [t if t.ident in same else _terms.other(t, 'earlier') for t in now],
-        )
-        for old, now in zip(carried, again, strict=True)
+      pairs = list(zip(carried, found[first:], strict=False))
+      same: set[int] = set()
+      for old, now in pairs:
+        same |= _idents(now) if _idents(now) <= _idents(old) else set()
+      # structure/kernels_that_take_turns: an iteration earlier, what it meets
+      # has another cotangent, except where the body passes it on.
+      earlier = [
+        [t if t.ident in same else _terms.other(t, 'earlier') for t in now]
+        for _, now in pairs
       ]
+      new = list(map(_novel, carried, earlier))
       if list(map(len, new)) == list(map(len, carried)):
         break
       carried = new
@@ -193,6 +167,8 @@ class Walk:
       found = self.run(begin, [*carried, *rows])
       last = first + len(carry)
       total[first:last] = found[first:last]
+    for j, terms in enumerate(carry, first):  # The loop may do nothing.
+      total[j] = [*total[j], *terms]
     return total
 
 
@@ -204,11 +180,6 @@ def returned(atom: Any) -> Terms:
 def _give(known: dict[Any, Terms], atom: Any, terms: Terms) -> None:
   if terms and not _jaxpr.is_literal(atom):
     known.setdefault(atom, []).extend(terms)
-
-
-def _gathered(terms: Terms, atom: Any, data: bool) -> Terms:
-  terms = _terms.distinct(terms)
-  return _terms.merged(terms, _jaxpr.shape(atom)) if data else terms
 
 
 def _novel(terms: Terms, more: Terms) -> Terms:

@@ -69,7 +69,7 @@ def relabel(dim: Dim, label: Callable[[int], int]) -> Dim:
   return tuple(f._replace(label=label(f.label)) for f in dim)
 
 
-def blur(dim: Dim) -> int:
+def blur(dim: Iterable[Factor]) -> int:
   """One label for a dimension whose factors can no longer be told apart."""
   labels = {f.label for f in dim if f.size > 1}
   return labels.pop() if len(labels) == 1 else (X | C) * bool(labels)
@@ -113,12 +113,12 @@ def _split(factor: Factor, outer: int) -> tuple[Factor, Factor]:
     cells = None if whole and region.step == 1 else NOWHERE
     if first == last:
       cells = range(region.start % inner, (region.stop - 1) % inner + 1)
-  return (
-    factor._replace(size=outer, region=None if rows == range(outer) else rows),
-    factor._replace(
-      size=inner, region=None if cells == range(inner) else cells
-    ),
-  )
+  return _sized(factor, outer, rows), _sized(factor, inner, cells)
+
+
+def _sized(factor: Factor, size: int, region: range | None) -> Factor:
+  whole = region == range(size)
+  return factor._replace(size=size, region=None if whole else region)
 
 
 def place(dim: Dim, start: int | None, total: int, stride: int = 1) -> Dim:
@@ -152,8 +152,7 @@ def cut(dim: Dim, start: int, size: int) -> Dim | None:
     if first >= last:
       return None
     inside = range(first - start, last - start, region.step)
-    whole = inside == range(size)
-    return (dim[0]._replace(size=size, region=None if whole else inside),)
+    return (_sized(dim[0], size, inside),)
   return (Factor(size, blur(dim), dim[0].key),)
 
 

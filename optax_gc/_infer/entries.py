@@ -1,6 +1,6 @@
 """Entry by entry: where weights and data are added, multiplied, bent."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from optax_gc._infer import dims as _dims
 from optax_gc._infer import facts as _facts
@@ -108,14 +108,18 @@ def _multiplied(step: Step, term: Term, k: int) -> Term:
 
 def _coefficients(step: Step, k: int) -> tuple[list[int], list[bool]]:
   """Along which dimensions parameters and data scale operand `k`."""
-  others = [j for j in range(len(step.facts)) if j != k]
   if step.name == 'select_n' and k:
-    others = [0]
-  if step.name == 'div' and k:
-    others.append(k)
+    return _varies(step, [0])
+  divides = step.name == 'div' and k == 1
+  others = [j for j in range(len(step.facts)) if j != k or divides]
+  return _varies(step, others)
+
+
+def _varies(step: Step, which: Iterable[int]) -> tuple[list[int], list[bool]]:
+  """Along which dimensions some operands vary with parameters, and data."""
   data = [False] * len(step.shape)
   weights = set()
-  for j in others:
+  for j in which:
     fact = step.facts[j]
     for i, v in enumerate(_spread(step, j)):
       if v and (fact.data or (fact.picked and step.data)):
@@ -145,24 +149,17 @@ def _gain(step: Step, term: Term, k: int) -> Term:
 def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   """Data times a weight, entry by entry: summed later, it is a product."""
   owns = _owns(step, k)
-  raw = [_dims.label_of(dim) for dim in term.dims]
-  before = [label & ~WEIGHED for label in raw]
-  rows = [
-    (label, d, own)
-    for label, d, own, n in zip(before, data, owns, step.shape, strict=True)
-    if n > 1
-  ]
+  labels = list(map(_dims.label_of, term.dims))
+  parts = zip(labels, data, owns, step.shape, strict=True)
+  rows = [row for *row, size in parts if size > 1]
   outputs = any(n & C and not d for n, d, _ in rows)
   # linen/attention_across: a norm's scale has no outputs of its own.
   scale = any(d for _, d, _ in rows) and not any(
     n & C and (own or not d) for n, d, own in rows
   )
   # It is complete once it is summed, as some random programs do.
-  sums = any(
-    d and own and n == 0 and size > 1
-    for n, d, own, size in zip(raw, data, owns, step.shape, strict=True)
-  )
-  gain = _of_products(step, k, before, owns)
+  sums = any(d and own and not n for n, d, own in rows)
+  gain = _of_products(step, k, labels, owns)
   if gain and sum(n > 1 for n in step.shapes[k]) > 1:
     return _terms.closed(step.shapes[k], LOST, _policy.GAINS)
 
@@ -183,6 +180,7 @@ def _of_products(
   As in factors/gain_after_the_product: an output of the kernel is not its own.
   """
   partner = _spread(step, 1 - k) if len(step.facts) == 2 else []
+  labels = [label & ~WEIGHED for label in labels]
   rows = list(zip(partner, labels, owns, strict=False))
   return any(v == WEIGHTS and n == C and not own for v, n, own in rows) and any(
     v & WEIGHTS and v != WEIGHTS and not n and own for v, n, own in rows
@@ -191,14 +189,9 @@ def _of_products(
 
 def _bent(step: Step, term: Term, k: int) -> Term:
   """A nonlinear function of one operand or more."""
-  spreads = [_spread(step, j) for j in range(len(step.facts))]
+  along, data = _varies(step, range(len(step.facts)))
   if not step.data:
-    along = [i for i in range(len(step.shape)) if any(s[i] for s in spreads)]
     return _terms.scaled(term, along)._replace(sign=_terms.DOUBT)
-  data = [
-    any(s[i] for s, fact in zip(spreads, step.facts, strict=True) if fact.data)
-    for i in range(len(step.shape))
-  ]
   term = _terms.relabeled(term, lambda i, n: C if n else BENT * data[i])
   if step.enters(k):
     term = _terms.as_output(term, ADDED, step.place)

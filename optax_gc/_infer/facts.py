@@ -102,9 +102,9 @@ def _made(operands: Facts) -> Fact:
   for fact in operands:
     made |= fact.made
     leaves |= fact.leaves
-  return (
-    Fact(made & (DATA | WEIGHTS), ()) if made & DATA else Fact(made, (), leaves)
-  )
+  if made & DATA:
+    return Fact(made & (DATA | WEIGHTS), ())
+  return Fact(made, (), leaves)
 
 
 def elementwise(equation: Any, operands: Facts) -> Facts:
@@ -158,9 +158,6 @@ def _moved(equation: Any, operands: Facts) -> Facts:
   match equation.primitive.name:
     case 'transpose':
       along = [varies[i] for i in params['permutation']]
-    case 'squeeze':
-      gone = {d % len(varies) for d in params['dimensions']}
-      along = [v for i, v in enumerate(varies) if i not in gone]
     case 'tile':
       along = [v * (n > 1) for n, v in zip(shape, varies, strict=True)]
     case 'broadcast_in_dim':
@@ -170,8 +167,9 @@ def _moved(equation: Any, operands: Facts) -> Facts:
     case 'reshape':
       dims = [(Factor(n, v),) for n, v in zip(shape, varies, strict=True)]
       along = list(map(_dims.label_of, _dims.reshape(dims, to)))
-    case name if name in _names.REDUCES:
-      along = [v for i, v in enumerate(varies) if i not in params['axes']]
+    case name if name in _names.REDUCES | {'squeeze'}:
+      gone = params.get('axes', params.get('dimensions'))
+      along = [v for i, v in enumerate(varies) if i not in gone]
     case _:
       along = list(varies)
   return [_made(operands)._replace(varies=tuple(along))]
@@ -196,13 +194,6 @@ def _looked_up(equation: Any, operands: Facts) -> Facts:
   window = equation.params['dimension_numbers'].offset_dims
   varies = tuple(WEIGHTS if i in window else OTHER for i in range(len(shape)))
   return [Fact(source.made | PICKED, varies, source.leaves)]
-
-
-def _sliced(equation: Any, operands: Facts) -> Facts:
-  source, *places = operands
-  if source.kernel or not any(fact.chooses for fact in places):
-    return [source]
-  return [_made([source, data(())])._replace(varies=source.varies)]
 
 
 def _selected(equation: Any, operands: Facts) -> Facts:
@@ -232,9 +223,7 @@ def _dot(equation: Any, operands: Facts) -> Facts:
   fact = _made(operands)._replace(varies=tuple(varies))
   if acts(equation, operands, 0) or acts(equation, operands, 1):
     # What it is repeated along stands for examples.
-    sizes = zip(varies, _out(equation), strict=True)
-    shown = tuple(v or OTHER * (n > 1) for v, n in sizes)
-    return [Fact(DATA | WEIGHTS, shown)]
+    return [Fact(DATA | WEIGHTS, tuple(v or OTHER for v in varies))]
   if all(operand.kernel for operand in operands):
     fact = fact._replace(made=fact.made | PRODUCT)
   return [fact]
@@ -279,7 +268,7 @@ def acts(equation: Any, operands: Facts, k: int) -> bool:
 RULES: dict[str, Callable[[Any, Facts], Facts]] = {
   name: rule
   for rule, names in (
-    (_sliced, {'dynamic_slice'}),
+    (lambda _, operands: operands[:1], {'dynamic_slice'}),
     (_moved, _names.RUNS | _names.REDUCES | _names.MOVES),
     (_layer, _names.RAGGED | {'conv_general_dilated'}),
     (_each, _names.PASSES | {'stop_gradient'}),

@@ -31,6 +31,11 @@ class Frame:
     return self.facts[atom]
 
 
+Frames = tuple[Frame, ...]
+# The facts of an equation's results, and the frames of its sub-programs.
+Inside = tuple[Facts, Frames]
+
+
 class Reader:
   """Runs programs on facts, each sub-program once for the same facts."""
 
@@ -60,27 +65,22 @@ class Reader:
     self, frame: Frame, number: int, equation: Any, operands: Facts
   ) -> Facts:
     name = equation.primitive.name
-    flow = {
-      'scan': self._scan,
-      'while': self._while,
-      'cond': self._cond,
-    }.get(name)
-    if flow is not None:
-      results, frame.inner[number] = flow(equation, operands)
-      return results
-    rule = _facts.RULES.get(name)
-    if rule is None:
-      jaxpr = _jaxpr.callee(equation)
-      if jaxpr is not None:
-        results, inner = self.run(jaxpr, operands)
-        frame.inner[number] = (inner,)
-        return results
-      rule = _facts.anything
-    return rule(equation, operands)
+    if name in _facts.RULES:
+      return _facts.RULES[name](equation, operands)
+    flows = {'scan': self._scan, 'while': self._while, 'cond': self._cond}
+    results, inner = flows.get(name, self._call)(equation, operands)
+    if inner:
+      frame.inner[number] = inner
+    return results
 
-  def _scan(
-    self, equation: Any, operands: Facts
-  ) -> tuple[Facts, tuple[Frame, ...]]:
+  def _call(self, equation: Any, operands: Facts) -> Inside:
+    jaxpr = _jaxpr.callee(equation)
+    if jaxpr is None:
+      return _facts.anything(equation, operands), ()
+    results, frame = self.run(jaxpr, operands)
+    return results, (frame,)
+
+  def _scan(self, equation: Any, operands: Facts) -> Inside:
     constants, carried = _jaxpr.scan_layout(equation)
     first = constants + carried
     rows = [fact._replace(varies=fact.varies[1:]) for fact in operands[first:]]
@@ -112,9 +112,7 @@ class Reader:
         return carry, results, (begin, frame)
       carry = joined
 
-  def _while(
-    self, equation: Any, operands: Facts
-  ) -> tuple[Facts, tuple[Frame, ...]]:
+  def _while(self, equation: Any, operands: Facts) -> Inside:
     params = equation.params
     first = params['cond_nconsts']
     start = first + params['body_nconsts']
@@ -124,9 +122,7 @@ class Reader:
     _, test = self.run(params['cond_jaxpr'], [*operands[:first], *carry])
     return carry, (test, *bodies)
 
-  def _cond(
-    self, equation: Any, operands: Facts
-  ) -> tuple[Facts, tuple[Frame, ...]]:
+  def _cond(self, equation: Any, operands: Facts) -> Inside:
     runs = [self.run(b, operands[1:]) for b in equation.params['branches']]
     results = runs[0][0]
     for others, _ in runs[1:]:

@@ -19,12 +19,8 @@ Equation = jex_core.JaxprEqn
 def trace(fn: Callable[..., Any], *args: Any) -> Any:
   """Traces a function without computing or allocating anything.
 
-  Args:
-    fn: A function of arrays; it may return anything, of which arrays count.
-    *args: Trees of arrays or of ``jax.ShapeDtypeStruct``.
-
-  Returns:
-    The jaxpr; the inputs of its program are the leaves of ``args``.
+  It may return anything, of which arrays count. The inputs of the program are
+  the leaves of ``args``, trees of arrays or of ``jax.ShapeDtypeStruct``.
   """
 
   # In JAX's errors it is the user's function that is traced.

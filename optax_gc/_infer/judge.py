@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Sequence
 import itertools
-import math
 from typing import Any
 
 from optax_gc._axes.spec import UNDECIDED, WeightAxes
@@ -23,15 +22,10 @@ _WHERE = {_terms.LOOKED_UP: 'by', _terms.JOINED: 'by', _terms.ACTS: 'in'}
 def read(
   jaxpr: Any, leaves: Sequence[int | None], shapes: Sequence[Sequence[int]]
 ) -> dict[int, WeightAxes]:
-  """Reads the axes of leaves from a program.
+  """Reads the axes of leaves from a traced program.
 
-  Args:
-    jaxpr: The traced program, from :func:`optax_gc._infer.jaxpr.trace`.
-    leaves: For every input of the program: the leaf's number, or None for data.
-    shapes: The inputs' shapes.
-
-  Returns:
-    The axes of every leaf, whose reason says whether they are undecided.
+  `leaves` has the number of the leaf that each input of the program is, or None
+  for data; `shapes` are the inputs'. Reasons say what is undecided.
   """
   program = _jaxpr.program_of(jaxpr)
   facts = [
@@ -66,7 +60,7 @@ def judge(shape: Sequence[int], terms: Terms) -> WeightAxes:
       return _undecided(term.place)
     axes, part = _axes(term)
     if part is not None and term.use != UNCLEAR:
-      return _undecided(_part(shape, part, term))
+      return _undecided(f'part of axis {part} is contracted: {term.place}')
     if axes and term.use != _terms.ONTO_INPUT:
       claims.append((axes, term))
   uses = [term for _, term in claims if term.use != UNCLEAR]
@@ -79,7 +73,7 @@ def judge(shape: Sequence[int], terms: Terms) -> WeightAxes:
   axes = max((axes for axes, term in claims if term in uses), key=len)
   short = _incomplete(shape, axes, uses)
   if short is not None:
-    return _undecided(_part(shape, short, uses[0]))
+    return _undecided(f'part of axis {short} is contracted: {uses[0].place}')
   return _contracted(axes, uses, terms)
 
 
@@ -113,16 +107,6 @@ def _incomplete(
   return next((a for (_, a), c in covered.items() if len(c) < shape[a]), None)
 
 
-def _part(shape: Sequence[int], axis: int, term: Term) -> str:
-  size = math.prod(
-    f.size if f.region is None else len(f.region)
-    for f in term.dims[axis]
-    if f.label == X
-  )
-  half = 'half' if 2 * size == shape[axis] else 'part'
-  return f'{half} of axis {axis} is contracted: {term.place}'
-
-
 def _contracted(axes: tuple[int, ...], uses: Terms, terms: Terms) -> WeightAxes:
   output = {
     i for term in uses for i, dim in enumerate(term.dims) if label_of(dim) == C
@@ -148,11 +132,10 @@ def _contracted(axes: tuple[int, ...], uses: Terms, terms: Terms) -> WeightAxes:
 def _without_axes(shape: Sequence[int], terms: Terms) -> WeightAxes:
   if not terms:
     return WeightAxes((), (), 'never used')
-  for use in (UNCLEAR, CONTRACTS):
+  for use, why in ((UNCLEAR, ''), (CONTRACTS, 'no axis holds inputs alone: ')):
     for term in terms:
       if term.use == use:
-        no = 'no axis holds inputs alone: ' * (use == CONTRACTS)
-        return _undecided(no + term.place)
+        return _undecided(why + term.place)
   told = _sentences(terms, _SILENT)
   if told:
     return WeightAxes((), (), told)

@@ -36,7 +36,7 @@ def _reshaped(step: Step, term: Term) -> Term:
 
 def _squeezed(step: Step, term: Term) -> Term:
   shape = step.shapes[0]
-  gone = {d % len(shape) for d in step.params['dimensions']}
+  gone = step.params['dimensions']
   kept = iter(term.dims)
   return term._replace(
     dims=tuple(
@@ -124,7 +124,7 @@ def _concatenated(step: Step, term: Term) -> list[Term | None]:
     size = 1 if stacks else shape[axis]
     dim = _dims.cut(term.dims[axis], start, size)
     start += size
-    if dim is None or not step.facts[k].made:
+    if dim is None:
       found.append(None)
       continue
     here = () if stacks else (dim,)
@@ -141,30 +141,21 @@ def _joined(step: Step, k: int, term: Term) -> Term:
 
 def _updated(step: Step, term: Term) -> list[Term | None]:
   """`dynamic_update_slice`: the operand around what is written into it."""
-  dims = tuple(
-    dim if _dims.size_of(dim) == n else _dims.fresh(n, _dims.label_of(dim))
-    for dim, n in zip(term.dims, step.shapes[1], strict=True)
-  )
-  found: list[Term | None] = [None] * len(step.facts)
-  for k, part in enumerate((term, term._replace(dims=dims))):
-    found[k] = _joined(step, k, part)
-  return found
+  update = resized(term, step.shapes[1])
+  places = [None] * (len(step.facts) - 2)
+  return [_joined(step, 0, term), _joined(step, 1, update), *places]
 
 
 def _scattered(step: Step, term: Term) -> list[Term | None]:
   numbers = step.params['dimension_numbers']
   hidden = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
-  windows = [d for i, d in enumerate(term.dims) if i not in hidden]
+  windows = iter([d for i, d in enumerate(term.dims) if i not in hidden])
   label = _dims.label_of(f for i in hidden for f in term.dims[i])
-  dims = []
-  for i, n in enumerate(step.shapes[2]):
-    if i not in numbers.update_window_dims:
-      dims.append(_dims.fresh(n, label))
-      continue
-    dim = windows.pop(0)
-    same = _dims.size_of(dim) == n
-    dims.append(dim if same else _dims.fresh(n, _dims.blur(dim)))
-  update = term._replace(dims=tuple(dims))
+  dims = [
+    next(windows) if i in numbers.update_window_dims else _dims.fresh(n, label)
+    for i, n in enumerate(step.shapes[2])
+  ]
+  update = resized(term._replace(dims=tuple(dims)), step.shapes[2])
   if step.data:
     update = _terms.as_output(update, ADDED, step.place)
   return [_joined(step, 0, term), None, update]
@@ -181,30 +172,22 @@ def _gathered(step: Step, term: Term) -> Term:
   index = [i for i in range(len(step.shape)) if i not in offset]
   dims: list[Dim] = [()] * len(shape)
   for i, d in offset.items():
-    dim = term.dims[i]
-    same = _dims.size_of(dim) == shape[d]
-    dims[d] = dim if same else _dims.place(dim, None, shape[d])
+    dims[d] = _dims.place(term.dims[i], None, shape[d])
   for number, d in enumerate(batched):
     at = numbers.start_indices_batching_dims[number]
     dims[d] = term.dims[index[at]]
   chosen = any(fact.chooses for fact in step.facts[1:])
-  labels = {_dims.label_of(term.dims[i]) for i in index if step.shape[i] > 1}
-  label = labels.pop() if len(labels) == 1 else (X | C) * bool(labels)
+  label = (
+    X | C if chosen else _dims.blur(f for i in index for f in term.dims[i])
+  )
   total = math.prod(shape[d] for d in numbers.collapsed_slice_dims)
   whole = math.prod(step.shape[i] for i in index) == total
+  region = None if whole or chosen else NOWHERE
   for d in numbers.collapsed_slice_dims:
-    region = None if whole or chosen else NOWHERE
-    dim_label = X | C if chosen else label
-    dims[d] = (Factor(shape[d], dim_label, _dims.new_key(), region=region),)
+    dims[d] = (Factor(shape[d], label, _dims.new_key(), region=region),)
   term = term._replace(dims=tuple(dims))
   if chosen and not any(f.label == X for dim in dims for f in dim):
-    term = term._replace(use=_terms.RETURNED)  # Whatever it was: a lookup.
     return _terms.as_output(term, LOOKED_UP, step.place)
-  return term
-
-
-def _passed(step: Step, term: Term) -> Term:
-  del step
   return term
 
 
@@ -253,5 +236,5 @@ RULES: dict[str, Rule] = {
   'dynamic_update_slice': _updated,
   'gather': _only(_gathered),
   **dict.fromkeys(_names.SCATTERS, _scattered),
-  **dict.fromkeys(_names.RUNS, _only(_passed)),
+  **dict.fromkeys(_names.RUNS, _only(lambda _, term: term)),
 }

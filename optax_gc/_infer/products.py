@@ -12,15 +12,7 @@ from optax_gc._infer import terms as _terms
 from optax_gc._infer.dims import BENT, WEIGHED, C, Dim, Factor, X
 from optax_gc._infer.facts import OTHER, WEIGHTS
 from optax_gc._infer.step import Rule, Step
-from optax_gc._infer.terms import (
-  CONTRACTS,
-  GAIN,
-  LOST,
-  RETURNED,
-  SCALES,
-  UNCLEAR,
-  Term,
-)
+from optax_gc._infer.terms import CONTRACTS, GAIN, LOST, SCALES, UNCLEAR, Term
 
 
 class _Side:
@@ -119,7 +111,7 @@ def _is_input(side: _Side, term: Term) -> bool:
   # layers/layer_on_a_constant_state: there are no places.
   return (
     term.sign == _terms.DOUBT
-    or term.use not in (_terms.ADDED, RETURNED)
+    or term.use not in (_terms.ADDED, _terms.RETURNED)
     or not any(side.partner.varies)
   )
 
@@ -190,12 +182,11 @@ def _factor(side: _Side, term: Term) -> Term:
   if not _terms.varies(term):
     # algebra/spectral_norms_without_a_product: a norm of it only rescales.
     return side.closed(GAIN, side.step.place)
-  if not term.has_input and term.use == RETURNED:
-    return side.closed(RETURNED, '')
+  if not term.has_input and term.use == _terms.RETURNED:
+    return side.closed(_terms.RETURNED, '')
   free = [[term.dims[i] for _, i in dims] for dims in (side.mine, side.theirs)]
   bent = bool((side.me.made | side.partner.made) & _facts.BENT)
-  unclear = term.place if term.use == UNCLEAR else ''
-  why = unclear or _policy.product(term, free, bent, bool(side.summed))
+  why = _policy.product(term, free, bent, bool(side.summed))
   if not why:
     return _linked(side, term)
   # algebra/orthogonalised: its own Gram matrix only rescales a kernel.
@@ -231,7 +222,8 @@ def _linked(side: _Side, term: Term) -> Term:
   if not side.summed and term.use == CONTRACTS:
     return term._replace(use=GAIN)  # algebra/gain_of_two_axes_by_einsum.
   if term.use == _terms.ONTO_INPUT:  # kernels/low_rank_onto_a_frozen_base.
-    return term._replace(use=CONTRACTS, place=side.step.place)
+    place = term.place or side.step.place
+    return term._replace(use=CONTRACTS, place=place)
   return term
 
 

@@ -136,15 +136,11 @@ def aligned(term: Term, shape: Sequence[int]) -> Term:
   """The cotangent of an operand that was spread over a result."""
   if len(shape) != len(term.dims):  # A scalar.
     return sum_over(term, range(len(term.dims)))
-  gone = [
-    i
-    for i, dim in enumerate(term.dims)
-    if shape[i] == 1 and _dims.size_of(dim) != 1
-  ]
+  gone = [i for i, d in enumerate(term.dims) if _dims.size_of(d) != shape[i]]
   dims = list(sum_over(term, gone).dims)
   for i in gone:
     dims.insert(i, _dims.fresh(1))
-  return term._replace(dims=tuple(dims)) if gone else term
+  return term._replace(dims=tuple(dims))
 
 
 def other(term: Term, mark: Any) -> Term:
@@ -172,12 +168,7 @@ def signature(term: Term) -> tuple[object, ...]:
 
 
 def merged(terms: Terms, shape: Sequence[int]) -> Terms:
-  """One cotangent, for a value that depends on data.
-
-  What a gradient inside of the program makes of it says nothing beside the
-  uses that the gradient follows from.
-  """
-  terms = [term for term in terms if term.use != REVERSE] or terms
+  """One cotangent, for a value that depends on data."""
   if len(terms) < 2:
     return terms
   labels = [0] * len(shape)
@@ -206,7 +197,9 @@ def distinct(terms: Iterable[Term]) -> Terms:
     return found
   found = _reunited(found)
   blank = [
-    {i for i, dim in enumerate(term.dims) if _idle(dim)} for term in found
+    {i for i, d in enumerate(term.dims) if _dims.size_of(d) > 1}
+    - {i for i, d in enumerate(term.dims) if _dims.label_of(d)}
+    for term in found
   ]
   return [
     term
@@ -219,32 +212,27 @@ def distinct(terms: Iterable[Term]) -> Terms:
   ]
 
 
-def _idle(dim: Dim) -> bool:
-  return not _dims.label_of(dim) and _dims.size_of(dim) > 1
-
-
 def _reunited(terms: Terms) -> Terms:
   """Single entries of some axes with one cotangent: the axes are summed.
 
   Each entry met other data: the axes are inputs. If all met the same, they are
   copies that are added up.
   """
-  groups: dict[object, Terms] = {}
+  groups: dict[tuple[int, tuple[int, ...], object], Terms] = {}
   for term in terms:
     at = tuple(i for i, dim in enumerate(term.dims) if _single(dim))
     others = tuple(dim for dim in term.dims if not _single(dim))
     said = signature(term._replace(dims=others))
-    key = (term.ident, at, said) if at else id(term)
+    key = (term.ident, at, said if at else id(term))
     groups.setdefault(key, []).append(term)
   found: Terms = []
-  for group in groups.values():
+  for (_, at, _), group in groups.items():
     first = group[0]
-    at = tuple(i for i, dim in enumerate(first.dims) if _single(dim))
     met = {
       tuple(term.dims[i][0].region for i in at): term.met for term in group
     }
     whole = math.prod(first.dims[i][0].size for i in at)
-    if len(group) < 2 or len(met) < whole:
+    if len(met) < whole:
       found += group
       continue
     label = X if len(set(met.values())) == whole else 0

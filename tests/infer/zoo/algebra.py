@@ -17,7 +17,7 @@ def _conv(x, w, spec=('NHWC', 'HWIO', 'NHWC'), **kwargs):
 
 
 _LATENT = '! a layer on a learned input'
-_HALF = '! half of axis 0 is contracted'
+_HALF = '! part of axis 0 is contracted'
 _PART = '! part of axis 0 is contracted'
 
 

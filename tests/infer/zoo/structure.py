@@ -732,7 +732,7 @@ def scales_in_a_function_called_twice(p, x):
   return layer(layer(x, p['scales'][0]), p['scales'][1])
 
 
-@program('bi', w='io! half of axis 0 is contracted')
+@program('bi', w='io! part of axis 0 is contracted')
 def halves_of_two_layers_in_one_function(p, x):
   """Each half of an array is a layer; they are not added."""
   layer, half = jax.jit(lambda x, w: jnp.tanh(x @ w)), x.shape[1] // 2
