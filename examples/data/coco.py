@@ -1,6 +1,7 @@
 """Reads a folder in COCO's form into arrays of fixed shapes."""
 
 from collections.abc import Iterator
+import hashlib
 import importlib.util
 import json
 from pathlib import Path
@@ -13,8 +14,7 @@ from PIL import Image
 # where detections are neither right nor wrong.
 CROWD = -1
 NEEDED = {'area', 'bbox', 'category_id', 'segmentation'}
-# How many images a part keeps in memory: 1 GB of 128 x 128 pixels.
-REMEMBERED = 3_000
+REMEMBERED = 2**30  # Bytes of images and masks that a part keeps in memory.
 
 
 class Targets(NamedTuple):
@@ -37,10 +37,12 @@ class Batch(NamedTuple):
   Attributes:
     images: `(batch, pixels, pixels, 3)` float32 in [0, 1], scaled to fit and
       padded by zeros at the right and the bottom.
+    windows: `(batch, 4)` float32: the box of an image without its padding.
     targets: Their `Targets`.
   """
 
   images: Any
+  windows: Any
   targets: Targets
 
 
@@ -51,9 +53,11 @@ class Coco:
     folder: Holds `PART/` and `annotations/instances_PART.json`.
     part: The part's name.
     pixels: The height and width of the arrays.
-    objects: How many objects an image has at most; of more, the largest stay.
 
   Attributes:
+    digest: The first digits of the annotations' SHA-256.
+    objects: The largest number of objects in an image.
+    nbytes: Of all images and masks in memory.
     api: The `pycocotools.coco.COCO` of the annotations.
     ids: The images' ids, in the order of the indices.
     categories: The ids of the classes 1, 2, ...
@@ -65,16 +69,20 @@ class Coco:
     ValueError: If there are no images, or a class has no objects.
   """
 
-  def __init__(self, folder: Path, part: str, pixels: int, objects: int = 8):
+  def __init__(self, folder: Path, part: str, pixels: int):
     self.folder, self.part = folder, part
-    self.pixels, self.objects = pixels, objects
-    self.api = _read(folder / 'annotations' / f'instances_{part}.json')
+    self.pixels = pixels
+    path = folder / 'annotations' / f'instances_{part}.json'
+    self.api = _read(path)
+    self.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     self.ids = sorted(self.api.imgs)
     self.categories = sorted(self.api.cats)
     self.names = [self.api.cats[i]['name'] for i in self.categories]
     self.omitted: dict[str, int] = {}
     self._loaded: dict[int, Batch] = {}  # Of small data all, of COCO the first.
     self._kept = {i: self._usable(i) for i in self.ids}
+    self.objects = max(map(len, self._kept.values()), default=0)
+    self.nbytes = len(self.ids) * pixels**2 * (3 * 4 + self.objects)
     for annotation in self.api.anns.values():
       if annotation['image_id'] not in self.api.imgs:
         self._omit('of an image that is not listed')
@@ -113,10 +121,7 @@ class Coco:
         self._omit('below one pixel')
       else:
         kept.append(annotation)
-    kept.sort(key=lambda a: (a.get('iscrowd', 0), -a['area']))
-    for _ in kept[self.objects :]:
-      self._omit(f'beyond {self.objects} in an image')
-    return kept[: self.objects]
+    return kept
 
   def _omit(self, reason: str) -> None:
     self.omitted[reason] = self.omitted.get(reason, 0) + 1
@@ -146,8 +151,9 @@ class Coco:
     picture = picture.resize(sides, Image.Resampling.BILINEAR)
     pixels = np.zeros((self.pixels, self.pixels, 3), np.float32)
     pixels[: sides[1], : sides[0]] = np.asarray(picture, np.float32) / 255
-    sample = Batch(pixels, self._targets(image, scale, sides))
-    if len(self._loaded) < REMEMBERED:
+    window = np.array([0, 0, *sides], np.float32)
+    sample = Batch(pixels, window, self._targets(image, scale, sides))
+    if len(self._loaded) * self.nbytes < REMEMBERED * len(self.ids):
       self._loaded[index] = sample
     return sample
 
@@ -179,16 +185,17 @@ class Coco:
     return Targets(boxes, classes, masks)
 
 
-def require_pycocotools() -> None:
-  """Raises ModuleNotFoundError with the remedy where it is not installed."""
-  if importlib.util.find_spec('pycocotools') is None:
-    raise ModuleNotFoundError(
-      'COCO annotations need pycocotools: pip install pycocotools.'
-    )
+def require_packages() -> None:
+  """Raises ModuleNotFoundError with the remedy if one is not installed."""
+  for name in ('pycocotools', 'grain'):
+    if importlib.util.find_spec(name) is None:
+      raise ModuleNotFoundError(
+        f'Data in the form of COCO need {name}: pip install {name}.'
+      )
 
 
 def _read(path: Path) -> Any:
-  require_pycocotools()
+  require_packages()
   import contextlib
   import io
 
@@ -218,22 +225,27 @@ def _corners(
 
 def stacked(samples: list[Batch]) -> Batch:
   """Samples as one batch."""
-  images, targets = zip(*samples, strict=True)
+  images, windows, targets = zip(*samples, strict=True)
   return Batch(
-    np.stack(images), Targets(*map(np.stack, zip(*targets, strict=True)))
+    np.stack(images),
+    np.stack(windows),
+    Targets(*map(np.stack, zip(*targets, strict=True))),
   )
 
 
 def mirrored(sample: Batch) -> Batch:
   """An image and its objects, left for right; NumPy's arrays or JAX's."""
   boxes, classes, masks = sample.targets
-  width = np.float32(sample.images.shape[1])
-  left_for_right = boxes[:, np.array([2, 1, 0, 3])]
-  flipped = left_for_right * np.float32([-1, 1, -1, 1])
-  flipped = flipped + np.array([width, 0, width, 0], np.float32)
-  flipped = flipped * (classes != 0)[:, None]
-  targets = Targets(flipped, classes, masks[:, :, ::-1])
-  return Batch(sample.images[:, ::-1], targets)
+  boxes = _mirrored(boxes, sample.images) * (classes != 0)[:, None]
+  targets = Targets(boxes, classes, masks[:, :, ::-1])
+  window = _mirrored(sample.windows, sample.images)
+  return Batch(sample.images[:, ::-1], window, targets)
+
+
+def _mirrored(boxes: Any, image: Any) -> Any:
+  width = image.shape[1]
+  flipped = boxes[..., np.array([2, 1, 0, 3])] * np.float32([-1, 1, -1, 1])
+  return flipped + np.float32([width, 0, width, 0])
 
 
 def draws(

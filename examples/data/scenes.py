@@ -2,8 +2,8 @@
 
 Cut-outs with alpha (`tuxpaint-stamps-default`) are pasted at random sizes on
 crops of photos (`lomiri-wallpapers-16.04`). Each part of the data has cut-outs
-and photos of its own. The result is a folder in COCO's form, which `coco.py`
-reads like COCO's own.
+and photos of its own, none like another part's. The result is a folder in
+COCO's form, which `coco.py` reads like COCO's own.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+import scipy.sparse.csgraph
 
 from examples.data import coco
 
@@ -35,6 +36,8 @@ DRAWN = ('cartoon', 'toys')
 PARTS = {'train2017': 0.6, 'tune2017': 0.15, 'val2017': 0.25}
 MIN_VISIBLE = 0.5  # An object of which less is seen is not pasted over so.
 QUALITY = 92  # Of the JPEG files.
+# Pictures correlated so are alike: mirrored, or coins of one series.
+ALIKE = 0.93
 ALPHA = 128  # From this opacity a pixel is the object's.
 
 
@@ -60,10 +63,10 @@ def read_sources(
     photos: The folder of `lomiri-wallpapers-16.04`.
 
   Returns:
-    The sources of each part; no picture is in two.
+    The sources of each part; no two have pictures that are alike.
 
   Raises:
-    FileNotFoundError: If a folder has no pictures of a kind.
+    FileNotFoundError: If a folder has too few pictures of a kind.
   """
   by_class = [
     [read_cutout(path) for path in _found(stamps, pattern)]
@@ -85,23 +88,47 @@ def _found(folder: Path, pattern: str) -> list[Path]:
     for path in sorted(folder.glob(pattern))
     if not path.is_symlink() and not set(DRAWN) & set(path.parts)
   ]
-  if not found:
+  if len(found) < len(PARTS):
     raise FileNotFoundError(
-      f'There are no pictures {pattern} in {folder}. Install the Debian '
+      f'{folder} has {len(found)} pictures {pattern}. Install the Debian '
       'packages: apt install tuxpaint-stamps-default lomiri-wallpapers-16.04.'
     )
   return found
 
 
-def _divided(pictures: list[Any]) -> dict[str, list[Any]]:
-  """Parts of a list in a fixed random order, none empty."""
-  order = np.random.default_rng(0).permutation(len(pictures))
-  ends = np.cumsum([max(1, round(s * len(order))) for s in PARTS.values()])
-  starts = (0, *ends[:-1])
-  return {
-    part: [pictures[i] for i in order[start:end]]
-    for part, start, end in zip(PARTS, starts, ends, strict=True)
-  }
+def _divided(pictures: list[Image.Image]) -> dict[str, list[Image.Image]]:
+  """Parts of a list by a fixed seed; those that are alike stay together."""
+  groups = _groups(pictures)
+  order = np.random.default_rng(0).permutation(len(groups))
+  parts: dict[str, list[Image.Image]] = {part: [] for part in PARTS}
+  for i in sorted(order, key=lambda i: -len(groups[i])):
+    part = min(PARTS, key=lambda part: len(parts[part]) / PARTS[part])
+    parts[part] += groups[i]
+  return parts
+
+
+def _groups(pictures: list[Image.Image]) -> list[list[Image.Image]]:
+  _, labels = scipy.sparse.csgraph.connected_components(likeness(pictures))
+  groups: list[list[Image.Image]] = [[] for _ in range(max(labels) + 1)]
+  for label, picture in zip(labels, pictures, strict=True):
+    groups[label].append(picture)
+  return groups
+
+
+def likeness(pictures: list[Image.Image]) -> np.ndarray:
+  """Which pictures are alike, as they are or mirrored: `(n, n)` bool."""
+  small = np.stack([_small(picture) for picture in pictures])
+  both = np.stack([small, small[:, :, ::-1]]).reshape(2, len(small), -1)
+  both /= np.linalg.norm(both, axis=-1, keepdims=True)
+  return (both @ both[0].T).max(0) > ALIKE
+
+
+def _small(picture: Image.Image, side: int = 16) -> np.ndarray:
+  """A picture on grey, `(side, side, 3)`, grey being 0."""
+  grey = Image.new('RGBA', picture.size, (128, 128, 128, 255))
+  grey.alpha_composite(picture.convert('RGBA'))
+  small = grey.convert('RGB').resize((side, side), Image.Resampling.BILINEAR)
+  return np.asarray(small, float) - 128
 
 
 def read_cutout(path: Path) -> Image.Image:
@@ -191,7 +218,7 @@ def write(
     FileNotFoundError: If a package of pictures is not installed.
     ModuleNotFoundError: If pycocotools is not installed.
   """
-  coco.require_pycocotools()
+  coco.require_packages()
   sources = read_sources()
   (folder / 'annotations').mkdir(parents=True, exist_ok=True)
   for number, (part, count) in enumerate(sizes.items()):

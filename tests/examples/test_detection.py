@@ -104,12 +104,12 @@ def test_assignment():
       [0, 0, 40, 20],  # Overlap 0.5: does not count.
       [60, 60, 90, 90],  # Overlap 0.11, but the nearest to the second.
       [80, 0, 99, 20],  # Background.
-      [0, 70, 40, 100],  # In the crowd: does not count.
+      [0, 70, 40, 100],  # In a crowd, which is not an object.
     ]
   )
-  valid, crowd = np.array([True, True, False]), np.array([False, False, True])
-  found, label = anchors.assign(candidates, objects, valid, crowd)
-  assert label.tolist() == [1, -1, 1, 0, -1]
+  valid = np.array([True, True, False])
+  found, label = anchors.assign(candidates, objects, valid)
+  assert label.tolist() == [1, -1, 1, 0, 0]
   assert found.tolist()[:3] == [0, 0, 1]
 
 
@@ -194,17 +194,28 @@ def test_the_masks_of_a_scene_are_what_is_seen():
     assert objects
 
 
-def test_parts_of_the_scenes_share_no_picture():
+def test_parts_of_the_scenes_share_no_picture_nor_its_mirror_image():
   try:
     parts = scenes.read_sources()
   except FileNotFoundError as error:
     pytest.skip(str(error))
-  seen = [
-    {p.tobytes() for pictures in (*s.cutouts, s.photos) for p in pictures}
-    for s in parts.values()
-  ]
-  assert sum(map(len, seen)) == len(set.union(*seen))
-  assert all(of_class for s in parts.values() for of_class in s.cutouts)
+  of_parts = [[*s.cutouts, s.photos] for s in parts.values()]
+  assert all(pictures for kinds in of_parts for pictures in kinds)
+  mirrors = 0
+  for kind in zip(*of_parts, strict=True):
+    part = np.repeat(np.arange(3), list(map(len, kind)))
+    alike = scenes.likeness([p for pictures in kind for p in pictures])
+    assert not alike[part[:, None] != part].any()
+    mirrors += alike.sum() - len(part)
+  assert mirrors >= 8  # Four are shipped; the relation is symmetric.
+
+
+def test_a_mirror_image_is_alike_and_another_picture_is_not():
+  pixels = RNG.integers(0, 256, (3, 40, 30, 4), np.uint8)
+  one, other, third = map(Image.fromarray, pixels)
+  flipped = one.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+  found = scenes.likeness([one, other, flipped, third])
+  assert found[0].tolist() == [True, False, True, False]
 
 
 ANNOTATIONS = [
@@ -254,7 +265,7 @@ def write(tiny, **changes):
 
 
 def test_a_folder_in_cocos_form(tiny):
-  data = coco.Coco(write(tiny), 'train2017', 40, objects=4)
+  data = coco.Coco(write(tiny), 'train2017', 40)
   assert data.names == ['dog', 'cat']
   assert data.omitted == {
     'outside the image': 1,
@@ -262,13 +273,14 @@ def test_a_folder_in_cocos_form(tiny):
     'of an image that is not listed': 1,
   }
   assert data.trainable().tolist() == [0]  # The second has no objects.
-  images, targets = data.load(0)
+  images, window, targets = data.load(0)
+  assert window.tolist() == [0, 0, 40, 30]
   assert images[:30].min() == 1
   assert images[30:].max() == 0
-  assert targets.classes.tolist() == [1, 2, coco.CROWD, 0]
-  np.testing.assert_allclose(targets.boxes[0], [25, 10, 40, 20])  # Cut at 80.
-  np.testing.assert_allclose(targets.boxes[1], [5, 5, 15, 20])
-  mask = targets.masks[1]
+  assert targets.classes.tolist() == [2, 1, coco.CROWD]
+  np.testing.assert_allclose(targets.boxes[1], [25, 10, 40, 20])  # Cut at 80.
+  np.testing.assert_allclose(targets.boxes[0], [5, 5, 15, 20])
+  mask = targets.masks[0]
   assert mask[6:19, 6:14].all()
   assert mask.sum() <= 17 * 12
 
@@ -276,8 +288,9 @@ def test_a_folder_in_cocos_form(tiny):
 def test_what_is_mirrored_stays_on_its_object(tiny):
   sample = coco.Coco(write(tiny), 'train2017', 40).load(0)
   once = coco.mirrored(sample)
-  np.testing.assert_allclose(once.targets.boxes[1], [25, 5, 35, 20])
-  assert once.targets.masks[1][6:19, 26:34].all()
+  np.testing.assert_allclose(once.targets.boxes[0], [25, 5, 35, 20])
+  assert once.targets.masks[0][6:19, 26:34].all()
+  np.testing.assert_array_equal(once.windows, [0, 0, 40, 30])
   chex.assert_trees_all_equal(coco.mirrored(once), sample)
 
 
@@ -319,11 +332,11 @@ def test_parts_that_do_not_fit_are_refused_before_anything_compiles(tiny):
   assert cli.Options('run').results == report.RESULTS
   try:
     with pytest.raises(ValueError, match=r'other classes .*: dog'):
-      cli.check(options, 'val2017')
+      cli.check(options, 'val2017', set())
     val.write_text(json.dumps(content))
     experiment.read_data.cache_clear()
     with pytest.raises(ValueError, match='1 images with objects, fewer than a'):
-      cli.check(options, 'val2017')
+      cli.check(options, 'val2017', set())
   except FileNotFoundError as error:
     pytest.skip(str(error))
 
@@ -345,7 +358,7 @@ def test_what_diverges_is_said():
 
 def found(data, pixels, score):
   """Detections that are the truth, with masks."""
-  _, targets = coco.stacked([data.load(i) for i in range(len(data.ids))])
+  _, _, targets = coco.stacked([data.load(i) for i in range(len(data.ids))])
   real = targets.classes > 0
   masks = [
     [

@@ -11,6 +11,7 @@ from examples.paper.detection import boxes as boxes_lib
 
 RATIOS = (0.5, 1.0, 2.0)  # Height to width.
 FOREGROUND, BACKGROUND = 0.7, 0.3
+IN_CROWD = 0.7  # As in Detectron.
 
 
 def make_anchors(pixels: int, strides: Sequence[int]) -> np.ndarray:
@@ -26,7 +27,7 @@ def make_anchors(pixels: int, strides: Sequence[int]) -> np.ndarray:
   """
   levels = []
   for stride in strides:
-    steps = (np.arange(pixels // stride) + 0.5) * stride
+    steps = (np.arange(-(-pixels // stride)) + 0.5) * stride
     y, x = np.meshgrid(steps, steps, indexing='ij')
     centers = np.stack([x, y], -1)[:, :, None]
     roots = np.sqrt(np.array(RATIOS))
@@ -59,19 +60,17 @@ def match(
 
 
 def assign(
-  anchors: jax.Array, boxes: jax.Array, valid: jax.Array, crowd: jax.Array
+  anchors: jax.Array, boxes: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """What each anchor should say, as in Faster R-CNN.
 
   An anchor is an object's from an overlap of 0.7, or if it is the nearest to
-  that object; it is background below 0.3. Others, and background in a crowd, do
-  not count.
+  that object; it is background below 0.3. Others do not count.
 
   Args:
     anchors: `(anchors, 4)`.
     boxes: Of the objects, `(objects, 4)`.
     valid: Which of them are objects, `(objects,)` bool.
-    crowd: Which are crowds, `(objects,)` bool.
 
   Returns:
     As `match`.
@@ -81,18 +80,16 @@ def assign(
   masked = jnp.where(valid, overlaps, 0)
   nearest = (masked == masked.max(0)) & (masked > 0)
   label = jnp.where(nearest.any(1), 1, label)
-  found = jnp.where(nearest.any(1), nearest.argmax(1), found)
-  in_crowd = in_crowds(anchors, boxes, crowd)
-  return found, jnp.where((label == 0) & in_crowd, -1, label)
+  return jnp.where(nearest.any(1), nearest.argmax(1), found), label
 
 
 def in_crowds(
   boxes: jax.Array, objects: jax.Array, crowd: jax.Array
 ) -> jax.Array:
-  """Whether more than half of a box lies in a crowd, `(boxes,)` bool."""
+  """Whether a box lies mostly in a crowd, `(boxes,)` bool."""
   common = boxes_lib.intersection(boxes, objects)
   share = common / jnp.maximum(boxes_lib.area(boxes), 1e-6)[:, None]
-  return jnp.any((share > 0.5) & crowd, 1)
+  return jnp.any((share > IN_CROWD) & crowd, 1)
 
 
 def sample(

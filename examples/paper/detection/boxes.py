@@ -63,9 +63,10 @@ def _center_and_sides(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
   return boxes[..., :2] + sides / 2, sides
 
 
-def clip(boxes: jax.Array, pixels: int) -> jax.Array:
-  """Boxes cut to a square image."""
-  return jnp.clip(boxes, 0, pixels)
+def clip(boxes: jax.Array, window: jax.Array) -> jax.Array:
+  """Boxes `(*batch, 4)` cut to a box `(4,)`."""
+  start, end = jnp.tile(window[:2], 2), jnp.tile(window[2:], 2)
+  return jnp.clip(boxes, start, end)
 
 
 def nms(boxes: jax.Array, threshold: float) -> jax.Array:

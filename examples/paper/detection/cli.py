@@ -33,6 +33,8 @@ class Options:
     seeds: How many pairs of each network and normalization.
     epochs: How often the training images are seen.
     pixels: The images' height and width.
+    counts: How many proposals, levels and detections: small is for scenes, coco
+      as in Detectron.
     learning_rate: After the warm-up; by default what the baselines were tuned
       to.
     shard: Do part I of N, for N processes at once: 0 2 and 1 2.
@@ -49,6 +51,7 @@ class Options:
   seeds: int = 3
   epochs: int = Run.epochs
   pixels: int = Run.pixels
+  counts: Literal['small', 'coco'] = Run.counts
   learning_rate: float | None = None
   shard: tuple[int, int] = (0, 1)
   resident: bool | None = None
@@ -57,13 +60,19 @@ class Options:
   @property
   def results(self) -> Path:
     """Where the runs are recorded: other data's never beside those of ours."""
-    settings = self.folder, self.epochs, self.pixels, self.learning_rate
-    shipped = settings == (SCENES, Run.epochs, Run.pixels, None)
-    return self.out or (report.RESULTS if shipped else self.folder / 'results')
+    usual = Options(
+      self.command, SCENES, self.seeds, shard=self.shard, resident=self.resident
+    )
+    own = report.RESULTS if self == usual else self.folder / 'results'
+    return self.out or own
 
   def runs(self) -> list[Run]:
     """This process's runs: whole pairs stay together."""
-    settings: dict[str, Any] = {'epochs': self.epochs, 'pixels': self.pixels}
+    settings: dict[str, Any] = {
+      'epochs': self.epochs,
+      'pixels': self.pixels,
+      'counts': self.counts,
+    }
     if self.command == 'tune':
       runs = [
         Run('faster', norm, 'none', 0, learning_rate=rate, **settings)
@@ -81,10 +90,11 @@ def train_all(options: Options) -> None:
   """Runs what is not recorded yet, one JSON line each."""
   part = 'tune2017' if options.command == 'tune' else 'val2017'
   path = options.results / f'{options.command}.jsonl'
-  done = {Run(**line['run']) for line in report.read(path)}
+  lines = report.read(path)
+  done = {Run(**line['run']) for line in lines}
   todo = [run for run in options.runs() if run not in done]
   print(f'{len(todo)} runs to do, the others are in {path}')
-  resident = check(options, part)
+  resident = check(options, part, {line['data'] for line in lines})
   for run in todo:
     print(run)
 
@@ -98,24 +108,31 @@ def train_all(options: Options) -> None:
     records.append(path, [records.Record(record)])
 
 
-def check(options: Options, part: str) -> bool:
+def check(options: Options, part: str, recorded: set[str]) -> bool:
   """Raises if data or weights do not do, before anything is compiled.
+
+  Args:
+    options: Of the call.
+    part: What is to be evaluated.
+    recorded: The `experiment.data_of` of earlier runs.
 
   Returns:
     Whether the training images are to live on the device.
   """
   torch_weights.mobilenet_file()
-  names = {}
-  for name in (part, 'train2017'):
+  coco.require_packages()
+  both = []
+  for name in ('train2017', part):
     data = experiment.read_data(options.folder, name, options.pixels)
-    names[name] = data.names
+    both.append(data)
     omitted = ', '.join(f'{n} {why}' for why, n in data.omitted.items())
     print(
       f'{name}: {len(data.ids)} images, {len(data.trainable())} with objects; '
       f'annotations left out: {omitted or "none"}'
     )
-  if names[part] != names['train2017']:
-    differing = sorted(set(names[part]) ^ set(names['train2017']))
+  data, tests = both
+  if data.names != tests.names:
+    differing = sorted(set(data.names) ^ set(tests.names))
     raise ValueError(
       f'{options.folder}: train2017 and {part} have other classes or another '
       f'order of them: {", ".join(differing) or "the same names"}.'
@@ -125,9 +142,14 @@ def check(options: Options, part: str) -> bool:
       f'{options.folder}: train2017 has {len(data.trainable())} images with '
       f'objects, fewer than a batch of {Run.batch_size}.'
     )
+  if recorded - {experiment.data_of(data, tests)}:
+    raise ValueError(
+      f'{options.results} holds runs on other annotations than those of '
+      f'{options.folder}: give --out another folder.'
+    )
   if options.resident is not None:
     return options.resident
-  return jax.default_backend() != 'cpu' and len(data.ids) <= coco.REMEMBERED
+  return jax.default_backend() != 'cpu' and data.nbytes <= coco.REMEMBERED
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -117,6 +117,22 @@ def average_precision(
   return figures
 
 
+def filled(data: Coco, entries: list[dict[str, Any]]) -> float:
+  """Mask AP of the same detections with masks that fill their boxes, percent.
+
+  What a network's masks have beyond this, they know of the object's outline.
+  """
+  whole = []
+  for entry in entries:
+    left, top, width, height = entry['bbox']
+    box = left, top, left + width, top + height
+    image = data.api.imgs[entry['image_id']]
+    size = image['height'], image['width']
+    mask = encode(np.ones((1, 1)), box, size)
+    whole.append(entry | {'segmentation': mask})
+  return average_precision(data, whole, masks=True)['mask_ap']
+
+
 def chance(data: Coco, entries: list[dict[str, Any]]) -> float:
   """Box AP50 of the same detections, each image's given to the next, percent.
 

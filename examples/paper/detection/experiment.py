@@ -17,7 +17,8 @@ from examples import report
 from examples.data import coco
 from examples.paper.detection import detect, evaluate, training
 from examples.paper.detection.anchors import make_anchors
-from examples.paper.detection.networks import STRIDES, Detector, is_trained
+from examples.paper.detection.counts import COUNTS
+from examples.paper.detection.networks import Detector, is_trained
 from examples.paper.detection.runs import Run
 import optax_gc
 
@@ -28,7 +29,7 @@ def make_detector(run: Run, classes: int) -> Detector:
     classes,
     masks=run.network == 'mask',
     norm=run.norm,
-    mask_size=run.mask_size,
+    counts=COUNTS[run.counts],
     rngs=nnx.Rngs(run.seed),
   )
 
@@ -51,8 +52,9 @@ def read_axes(graph, trained, frozen, run: Run, objects: int):
   classes = jax.ShapeDtypeStruct((2, objects), jnp.int32)
   masks = jax.ShapeDtypeStruct((2, objects, pixels, pixels), bool)
   images = jax.ShapeDtypeStruct((2, pixels, pixels, 3), jnp.float32)
-  batch = coco.Batch(images, coco.Targets(boxes, classes, masks))
-  anchors = jnp.asarray(make_anchors(pixels, STRIDES))
+  windows = jax.ShapeDtypeStruct((2, 4), jnp.float32)
+  batch = coco.Batch(images, windows, coco.Targets(boxes, classes, masks))
+  anchors = anchors_of(run)
   return optax_gc.infer_weight_axes(
     lambda trained, frozen, batch, key: training.loss_fn(
       nnx.merge(graph, trained, frozen), batch, anchors, key
@@ -64,20 +66,20 @@ def read_axes(graph, trained, frozen, run: Run, objects: int):
   )
 
 
+def anchors_of(run: Run) -> jax.Array:
+  return jnp.asarray(make_anchors(run.pixels, COUNTS[run.counts].strides))
+
+
 def make_optimizer(run: Run, axes: Any, steps: int):
   """SGD with momentum and L2 decay, with GC inside or without."""
+  warmup = min(run.warmup, steps // 3)
+  drops = {steps * ninths // 9 - warmup: 0.1 for ninths in (6, 8)}
   rate = optax.join_schedules(
     [
-      optax.linear_schedule(0.0, run.learning_rate, run.warmup),
-      optax.piecewise_constant_schedule(
-        run.learning_rate,
-        {
-          steps * 2 // 3 - run.warmup: 0.1,
-          steps * 8 // 9 - run.warmup: 0.1,
-        },
-      ),
+      optax.linear_schedule(0.0, run.learning_rate, warmup),
+      optax.piecewise_constant_schedule(run.learning_rate, drops),
     ],
-    [run.warmup],
+    [warmup],
   )
   used = axes if run.centralize == 'gc' else None
   links = [optax.add_decayed_weights(run.weight_decay)]
@@ -132,7 +134,7 @@ def make_program(
   if run.centralize == 'gc':
     print(optax_gc.summary(trained, axes))
   tx = make_optimizer(run, axes, steps_of(run, data))
-  anchors = jnp.asarray(make_anchors(run.pixels, STRIDES))
+  anchors = anchors_of(run)
 
   def init(seed: int):
     seeded = dataclasses.replace(run, seed=seed)
@@ -229,10 +231,12 @@ def train(
     'experiment': 'detection',
     'run': dataclasses.asdict(run),
     'part': part,
+    'data': data_of(program.data, program.tests),
     'train_size': len(program.data.trainable()),
     'test_size': len(program.tests.ids),
     'omitted': program.data.omitted,
     'chance_ap50': evaluate.chance(program.tests, entries),
+    'filled_mask_ap': evaluate.filled(program.tests, entries),
     'diverged': is_diverged([e['train_loss'] for e in epochs]),
     **report.environment(),
     'seconds': time.perf_counter() - start,
@@ -242,6 +246,11 @@ def train(
     },
   }
   return record, nnx.merge(program.graph, state.trained, frozen)
+
+
+def data_of(data: coco.Coco, tests: coco.Coco) -> str:
+  """What tells the annotations of one data set from another's."""
+  return f'{data.digest} {tests.digest}'
 
 
 def is_diverged(losses: list[float]) -> bool:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from examples.paper import torch_weights
 from examples.paper.detection.anchors import RATIOS
+from examples.paper.detection.counts import Counts
 from examples.paper.models import layers as layers_lib
 from examples.paper.models.mobilenet import (
   IMAGENET_DEVIATION,
@@ -20,7 +21,6 @@ from examples.paper.models.mobilenet import (
 # and the first layer that is trained: as in Detectron, those before it, of
 # strides 2 and 4, stay as they come.
 TAPS = {6: 32, 13: 96, 17: 320}
-STRIDES = (8, 16, 32)
 FIRST_TRAINED = 4
 
 _SMALL = nnx.initializers.normal(0.01)
@@ -69,13 +69,21 @@ class Conv(nnx.Module):
 class Pyramid(nnx.Module):
   """A feature pyramid: coarse levels are added to finer ones.
 
+  Levels beyond the inputs are every other pixel of the level before.
+
   References:
     Lin et al., 2017, https://arxiv.org/abs/1612.03144
   """
 
   def __init__(
-    self, inputs: Sequence[int], outputs: int, norm: bool, rngs: nnx.Rngs
+    self,
+    inputs: Sequence[int],
+    levels: int,
+    outputs: int,
+    norm: bool,
+    rngs: nnx.Rngs,
   ):
+    self.levels = levels
     self.lateral = nnx.List([Conv(i, outputs, 1, norm, rngs) for i in inputs])
     self.smooth = nnx.List(
       [Conv(outputs, outputs, 3, norm, rngs) for _ in inputs]
@@ -86,9 +94,12 @@ class Pyramid(nnx.Module):
     merged = lateral[-1:]
     for x in reversed(lateral[:-1]):
       merged.append(x + jax.image.resize(merged[-1], x.shape, 'nearest'))
-    return [
+    pyramid = [
       conv(x) for conv, x in zip(self.smooth, reversed(merged), strict=True)
     ]
+    while len(pyramid) < self.levels:
+      pyramid.append(pyramid[-1][:, ::2, ::2])
+    return pyramid
 
 
 class ProposalNetwork(nnx.Module):
@@ -193,7 +204,7 @@ class Detector(nnx.Module):
     masks: Whether there is a mask head.
     norm: `'frozen'`: batch normalization in the backbone alone, frozen;
       `'group'`: group normalization in pyramid and heads besides.
-    mask_size: Of the aligned features that a mask is made from.
+    counts: How many levels, proposals and detections.
     channels: Of the pyramid.
     hidden: Of the box head.
     rngs: Keys for the initial weights.
@@ -210,7 +221,7 @@ class Detector(nnx.Module):
     *,
     masks: bool,
     norm: str = 'frozen',
-    mask_size: int = 14,
+    counts: Counts,
     channels: int = 64,
     hidden: int = 256,
     rngs: nnx.Rngs,
@@ -218,9 +229,11 @@ class Detector(nnx.Module):
     if norm not in ('frozen', 'group'):
       raise ValueError(f"norm is 'frozen' or 'group', but {norm!r} was given.")
     group = norm == 'group'
-    self.mask_size = mask_size
+    self.counts = counts
     self.backbone = Backbone()
-    self.pyramid = Pyramid(tuple(TAPS.values()), channels, group, rngs)
+    self.pyramid = Pyramid(
+      tuple(TAPS.values()), counts.levels, channels, group, rngs
+    )
     self.proposals = ProposalNetwork(channels, rngs)
     self.box_head = BoxHead(
       channels, self.BOX_SIZE, hidden, classes, group, rngs

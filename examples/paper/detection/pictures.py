@@ -11,7 +11,7 @@ import numpy as np
 from examples.data import coco
 from examples.paper.detection import detect, evaluate
 from examples.paper.detection.anchors import make_anchors
-from examples.paper.detection.networks import STRIDES, Detector
+from examples.paper.detection.networks import Detector
 
 COUNT = 6
 SHOWN = 0.3  # Detections from this score.
@@ -32,7 +32,7 @@ def draw(
   data = coco.Coco(folder, part, pixels)
   count = min(COUNT, len(data.ids))
   batch = coco.stacked([data.load(i) for i in range(count)])
-  anchors = jnp.asarray(make_anchors(pixels, STRIDES))
+  anchors = jnp.asarray(make_anchors(pixels, model.counts.strides))
   found = jax.device_get(detect.detect(model, batch, anchors))
   figure = matplotlib.figure.Figure(
     figsize=(2.2 * count, 4.8), layout='constrained'

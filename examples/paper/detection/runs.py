@@ -26,8 +26,7 @@ class Run:
     weight_decay: L2.
     warmup: Steps of a rate that rises from 0.
     pixels: The images' height and width.
-    mask_size: Of the features that a mask, twice as fine, is made from; 14 in
-      Mask R-CNN, for larger images.
+    counts: The name of `counts.COUNTS` that fit such images.
   """
 
   network: str
@@ -40,7 +39,7 @@ class Run:
   weight_decay: float = 1e-4
   warmup: int = 50
   pixels: int = 128
-  mask_size: int = 7
+  counts: str = 'small'
 
   def arm(self, centralize: str) -> 'Run':
     """The same run with or without centralization."""

@@ -10,13 +10,13 @@ import optax
 from examples.data import coco
 from examples.paper.detection import anchors as anchors_lib
 from examples.paper.detection import boxes as boxes_lib
-from examples.paper.detection.networks import STRIDES, Detector
+from examples.paper.detection.counts import Counts
+from examples.paper.detection.networks import Detector
 from examples.paper.detection.roi_align import pyramid_align, roi_align
 
-# As in Detectron, but for the numbers of proposals: images are small.
-RPN_SAMPLES, RPN_SHARE = 64, 0.5
-ROI_SAMPLES, ROI_SHARE, ROI_OVERLAP = 32, 0.25, 0.5
-BEFORE_NMS, PROPOSALS, RPN_NMS = 200, 64, 0.7
+# As in Detectron.
+RPN_SHARE, RPN_NMS = 0.5, 0.7
+ROI_SHARE, ROI_OVERLAP = 0.25, 0.5
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
@@ -51,31 +51,31 @@ def loss_fn(
   rpn_key, roi_key = jax.random.split(key)
   pyramid = model.features(batch.images)
   logits, deltas = model.proposals(pyramid)
-  losses = rpn_losses(logits, deltas, batch.targets, anchors, rpn_key)
-  found, _ = propose(*jax.lax.stop_gradient((logits, deltas)), anchors, batch)
-  rois = sample_rois(found, batch.targets, roi_key)
+  samples = model.counts.rpn_samples
+  losses = rpn_losses(logits, deltas, batch.targets, anchors, rpn_key, samples)
+  logits, deltas = jax.lax.stop_gradient((logits, deltas))
+  found = propose(logits, deltas, anchors, batch.windows, model.counts)
+  rois = sample_rois(found, batch.targets, roi_key, model.counts.roi_samples)
   losses |= box_losses(model, pyramid, rois, batch.targets)
   if model.mask_head is not None:
     losses |= mask_losses(model, pyramid, rois, batch.targets)
   return sum(losses.values()), losses
 
 
-def rpn_losses(logits, deltas, targets: coco.Targets, anchors, key):
-  """Objectness and deltas of sampled anchors."""
+def rpn_losses(logits, deltas, targets: coco.Targets, anchors, key, count):
+  """Objectness and deltas of `count` sampled anchors."""
 
   def of_image(logits, deltas, boxes, classes, key):
-    found, label = anchors_lib.assign(
-      anchors, boxes, classes > 0, classes == coco.CROWD
-    )
-    rows, drawn = anchors_lib.sample(key, label, RPN_SAMPLES, RPN_SHARE)
+    found, label = anchors_lib.assign(anchors, boxes, classes > 0)
+    rows, drawn = anchors_lib.sample(key, label, count, RPN_SHARE)
     positive = label[rows] == 1
     objectness = optax.sigmoid_binary_cross_entropy(logits[rows], positive)
     aims = boxes_lib.encode(boxes[found[rows]], anchors[rows])
     distance = smooth_l1(deltas[rows] - aims, 1 / 9).sum(-1)
-    count = jnp.maximum(drawn.sum(), 1)
+    total = jnp.maximum(drawn.sum(), 1)
     return (
-      jnp.where(drawn, objectness, 0).sum() / count,
-      jnp.where(drawn & positive, distance, 0).sum() / count,
+      jnp.where(drawn, objectness, 0).sum() / total,
+      jnp.where(drawn & positive, distance, 0).sum() / total,
     )
 
   keys = jax.random.split(key, logits.shape[0])
@@ -85,50 +85,51 @@ def rpn_losses(logits, deltas, targets: coco.Targets, anchors, key):
   return {'objectness': objectness.mean(), 'proposals': distance.mean()}
 
 
-def propose(logits, deltas, anchors, batch: coco.Batch):
+def propose(logits, deltas, anchors, windows, counts: Counts):
   """The best proposals after suppression.
 
   Returns:
-    Boxes `(batch, PROPOSALS, 4)`, and whether each is one, best first.
+    Boxes `(batch, proposals, 4)`, and whether each is one, best first.
   """
-  pixels = batch.images.shape[1]
 
-  def of_image(logits, deltas):
-    scores, rows = jax.lax.top_k(logits, min(BEFORE_NMS, logits.shape[0]))
+  def of_image(logits, deltas, window):
+    before = min(counts.before_nms, logits.shape[0])
+    scores, rows = jax.lax.top_k(logits, before)
     boxes = boxes_lib.decode(deltas[rows], anchors[rows])
-    boxes = boxes_lib.clip(boxes, pixels)
+    boxes = boxes_lib.clip(boxes, window)
     kept = boxes_lib.nms(boxes, RPN_NMS) & (boxes_lib.area(boxes) > 1)
     scores = jnp.where(kept, scores, -jnp.inf)
-    best, rows = jax.lax.top_k(scores, min(PROPOSALS, scores.shape[0]))
+    best, rows = jax.lax.top_k(scores, min(counts.proposals, before))
     return boxes[rows], jnp.isfinite(best)
 
-  return jax.vmap(of_image)(logits, deltas)
+  return jax.vmap(of_image)(logits, deltas, windows)
 
 
-def sample_rois(proposals, targets: coco.Targets, key) -> Rois:
-  """Proposals and the objects' own boxes, sampled; no gradient passes."""
+def sample_rois(proposals, targets: coco.Targets, key, count) -> Rois:
+  """`count` of proposals and the objects' own boxes; no gradient passes."""
 
-  def of_image(boxes, objects, classes, key):
+  def of_image(boxes, is_one, objects, classes, key):
+    is_box = jnp.concatenate([is_one, classes > 0])
     boxes = jnp.concatenate([boxes, objects])
     overlaps = boxes_lib.iou(boxes, objects)
     found, label = anchors_lib.match(
       overlaps, classes > 0, ROI_OVERLAP, ROI_OVERLAP
     )
     crowd = anchors_lib.in_crowds(boxes, objects, classes == coco.CROWD)
-    is_box = boxes_lib.area(boxes) > 1  # Padding is not.
     label = jnp.where(((label == 0) & crowd) | ~is_box, -1, label)
-    rows, drawn = anchors_lib.sample(key, label, ROI_SAMPLES, ROI_SHARE)
+    rows, drawn = anchors_lib.sample(key, label, count, ROI_SHARE)
     return Rois(boxes[rows], jnp.where(drawn, label[rows], -1), found[rows])
 
-  keys = jax.random.split(key, proposals.shape[0])
+  keys = jax.random.split(key, targets.classes.shape[0])
   return jax.lax.stop_gradient(
-    jax.vmap(of_image)(proposals, targets.boxes, targets.classes, keys)
+    jax.vmap(of_image)(*proposals, targets.boxes, targets.classes, keys)
   )
 
 
-def _aligned(pyramid, boxes, size):
+def _aligned(model: Detector, pyramid, boxes, size):
   """RoIAlign over a batch, `(batch * boxes, size, size, channels)`."""
-  found = jax.vmap(lambda p, b: pyramid_align(p, b, STRIDES, size))(
+  strides = model.counts.strides
+  found = jax.vmap(lambda p, b: pyramid_align(p, b, strides, size))(
     pyramid, boxes
   )
   return found.reshape(-1, *found.shape[2:])
@@ -141,7 +142,8 @@ def _of_class(values: jax.Array, classes: jax.Array) -> jax.Array:
 
 def box_losses(model: Detector, pyramid, rois: Rois, targets: coco.Targets):
   """Classes and boxes of the sampled proposals."""
-  logits, deltas = model.box_head(_aligned(pyramid, rois.boxes, model.BOX_SIZE))
+  aligned = _aligned(model, pyramid, rois.boxes, model.BOX_SIZE)
+  logits, deltas = model.box_head(aligned)
   classes = jnp.take_along_axis(targets.classes, rois.found, 1)
   is_object = (rois.label == 1).ravel()
   classes = jnp.where(is_object, classes.ravel(), 0)
@@ -163,9 +165,10 @@ def box_losses(model: Detector, pyramid, rois: Rois, targets: coco.Targets):
 
 def mask_losses(model: Detector, pyramid, rois: Rois, targets: coco.Targets):
   """Masks of the sampled objects, which come first among the sampled."""
-  first = int(ROI_SAMPLES * ROI_SHARE)
+  first = int(model.counts.roi_samples * ROI_SHARE)
   boxes, label, found = (x[:, :first] for x in rois)
-  logits = model.mask_head(_aligned(pyramid, boxes, model.mask_size))
+  aligned = _aligned(model, pyramid, boxes, model.counts.mask_size)
+  logits = model.mask_head(aligned)
   classes = jnp.take_along_axis(targets.classes, found, 1).ravel()
   own = _of_class(jnp.moveaxis(logits, -1, 1), jnp.maximum(classes - 1, 0))
 
