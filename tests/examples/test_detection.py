@@ -5,6 +5,7 @@ import importlib.util
 import json
 
 import chex
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +28,7 @@ from examples.paper.detection import (
   runs,
   training,
 )
+from examples.paper.detection.counts import COUNTS
 from examples.paper.detection.roi_align import level_of, roi_align
 import optax_gc
 
@@ -124,6 +126,50 @@ def test_sampling_takes_foreground_first_and_no_more_than_its_share():
   assert drawn == set(range(16))  # At random, and never what does not count.
   _, is_drawn = anchors.sample(jax.random.key(0), label, 20, 0.5)
   assert is_drawn.sum() == 16
+
+
+def test_proposals_are_sampled_that_are_kept_and_not_in_crowds():
+  objects = np.array([[[0, 0, 40, 40], [50, 50, 100, 100.0]]])
+  classes = np.array([[1, coco.CROWD]])
+  proposals = np.array(
+    [[[0, 0, 40, 38], [60, 0, 90, 30], [60, 60, 80, 80], [0, 0, 40, 39]]]
+  )
+  is_one = np.array([[True, True, True, False]])
+  targets = coco.Targets(objects, classes, None)
+  rois = training.sample_rois(
+    (proposals, is_one), targets, jax.random.key(0), 8
+  )
+  drawn = {
+    tuple(box): label
+    for box, label in zip(rois.boxes[0].tolist(), rois.label[0], strict=True)
+    if label >= 0
+  }
+  # The object's own box is a proposal, too.
+  assert drawn == {(0, 0, 40, 38): 1, (0, 0, 40, 40): 1, (60, 0, 90, 30): 0}
+
+
+def test_boxes_end_where_the_picture_does():
+  window = np.array([20, 0, 50, 40])
+  found = boxes.clip(np.array([[[-5, -5, 90, 90], [0, 10, 30, 20.0]]]), window)
+  assert found.tolist() == [[[20, 0, 50, 40], [20, 10, 30, 20]]]
+
+
+@pytest.mark.parametrize('pixels', [128, 200])
+@pytest.mark.parametrize('counts', COUNTS.values(), ids=COUNTS)
+def test_every_anchor_has_its_logit_on_every_level(counts, pixels):
+  try:
+    model = experiment.Detector(
+      3, masks=True, counts=counts, rngs=nnx.Rngs(0), norm='frozen'
+    )
+  except FileNotFoundError as error:
+    pytest.skip(str(error))
+  image = jax.ShapeDtypeStruct((1, pixels, pixels, 3), np.float32)
+  logits, deltas = nnx.eval_shape(
+    lambda model, x: model.proposals(model.features(x)), model, image
+  )
+  found = anchors.make_anchors(pixels, counts.strides)
+  assert logits.shape == (1, len(found))
+  assert deltas.shape == (1, *found.shape)
 
 
 def align(features, box, size):
@@ -291,6 +337,8 @@ def test_what_is_mirrored_stays_on_its_object(tiny):
   np.testing.assert_allclose(once.targets.boxes[0], [25, 5, 35, 20])
   assert once.targets.masks[0][6:19, 26:34].all()
   np.testing.assert_array_equal(once.windows, [0, 0, 40, 30])
+  tall = sample._replace(windows=np.float32([0, 0, 30, 40]))
+  np.testing.assert_array_equal(coco.mirrored(tall).windows, [10, 0, 40, 40])
   chex.assert_trees_all_equal(coco.mirrored(once), sample)
 
 
@@ -329,7 +377,8 @@ def test_parts_that_do_not_fit_are_refused_before_anything_compiles(tiny):
   val.write_text(text)
   options = cli.Options('run', folder)
   assert options.results == folder / 'results'
-  assert cli.Options('run').results == report.RESULTS
+  assert cli.Options('run', shard=(1, 2)).results == report.RESULTS
+  assert cli.Options('run', counts='coco').results != report.RESULTS
   try:
     with pytest.raises(ValueError, match=r'other classes .*: dog'):
       cli.check(options, 'val2017', set())
@@ -341,7 +390,20 @@ def test_parts_that_do_not_fit_are_refused_before_anything_compiles(tiny):
     pytest.skip(str(error))
 
 
-def test_without_pycocotools_the_remedy_is_said(tmp_path, monkeypatch):
+def test_runs_on_other_annotations_are_not_mixed(tiny, monkeypatch):
+  folder = write(tiny)
+  monkeypatch.setattr(runs.Run, 'batch_size', 1)
+  options = cli.Options('tune', folder)
+  data = coco.Coco(folder, 'train2017', 128)
+  try:
+    cli.check(options, 'train2017', {experiment.data_of(data, data)})
+    with pytest.raises(ValueError, match=r'other annotations .*--out'):
+      cli.check(options, 'train2017', {'some others'})
+  except FileNotFoundError as error:
+    pytest.skip(str(error))
+
+
+def test_without_a_package_the_remedy_is_said(tmp_path, monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   folder = tmp_path / 'scenes'
   for command in ('scenes', 'run'):
@@ -383,6 +445,8 @@ def test_average_precision_of_perfect_and_of_no_detections(tiny):
   assert figures['box_ap'] == pytest.approx(100)
   assert figures['mask_ap50'] == pytest.approx(100)
   assert figures['mask_ap'] > 80
+  # The truth of this test are rectangles: masks that fill them are as good.
+  assert figures['filled_ap'] == pytest.approx(100)
   none = evaluate.average_precision(data, [], masks=True)
   assert none == dict.fromkeys(figures, 0.0)
   truth = found(data, 80, 0.9)

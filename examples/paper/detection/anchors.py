@@ -104,13 +104,13 @@ def sample(
     share: The largest share of foreground.
 
   Returns:
-    Indices `(count,)`, foreground first, and whether each was drawn: there may
-    be too few boxes.
+    Indices `(count,)`, or of all boxes if there are fewer, foreground first,
+    and whether each was drawn: others may not count.
   """
   noise = jax.random.uniform(key, label.shape)
   # Of n foreground boxes in random order, only the first few may be drawn.
   rank = jnp.argsort(jnp.argsort(jnp.where(label == 1, noise, 2)))
   is_drawn = (label == 1) & (rank < int(count * share))
   priority = jnp.where(is_drawn, 2 + noise, jnp.where(label == 0, noise, -1.0))
-  values, indices = lax.top_k(priority, count)
+  values, indices = lax.top_k(priority, min(count, len(label)))
   return indices, values >= 0

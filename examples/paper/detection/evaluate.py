@@ -93,18 +93,23 @@ def average_precision(
     masks: Whether the network has masks.
 
   Returns:
-    `box_ap`, `box_ap50` and, if it has masks, `mask_ap`, `mask_ap50`. AP is
-    the mean over overlaps of 0.5 to 0.95, AP50 that at 0.5.
+    `box_ap`, `box_ap50` and, if it has masks, `mask_ap`, `mask_ap50` and,
+    for what the masks know beyond their boxes, those of masks that fill the
+    boxes, `filled_ap`, `filled_ap50`. AP is the mean over overlaps of 0.5 to
+    0.95, AP50 that at 0.5.
   """
   from pycocotools.cocoeval import COCOeval
 
-  kinds = {'box': 'bbox', 'mask': 'segm'} if masks else {'box': 'bbox'}
+  kinds = {'box': ('bbox', entries)}
+  if masks:
+    kinds['mask'] = 'segm', entries
+    kinds['filled'] = 'segm', filled(data, entries)
   figures = {}
-  for name, kind in kinds.items():
+  for name, (kind, of_kind) in kinds.items():
     ap = ap50 = 0.0
-    if entries:
+    if of_kind:
       with contextlib.redirect_stdout(io.StringIO()):
-        found = data.api.loadRes([dict(e) for e in entries])
+        found = data.api.loadRes([dict(e) for e in of_kind])
         evaluation = COCOeval(data.api, found, kind)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -117,11 +122,8 @@ def average_precision(
   return figures
 
 
-def filled(data: Coco, entries: list[dict[str, Any]]) -> float:
-  """Mask AP of the same detections with masks that fill their boxes, percent.
-
-  What a network's masks have beyond this, they know of the object's outline.
-  """
+def filled(data: Coco, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """The same detections with masks that fill their boxes."""
   whole = []
   for entry in entries:
     left, top, width, height = entry['bbox']
@@ -130,7 +132,7 @@ def filled(data: Coco, entries: list[dict[str, Any]]) -> float:
     size = image['height'], image['width']
     mask = encode(np.ones((1, 1)), box, size)
     whole.append(entry | {'segmentation': mask})
-  return average_precision(data, whole, masks=True)['mask_ap']
+  return whole
 
 
 def chance(data: Coco, entries: list[dict[str, Any]]) -> float:

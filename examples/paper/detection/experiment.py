@@ -236,7 +236,6 @@ def train(
     'test_size': len(program.tests.ids),
     'omitted': program.data.omitted,
     'chance_ap50': evaluate.chance(program.tests, entries),
-    'filled_mask_ap': evaluate.filled(program.tests, entries),
     'diverged': is_diverged([e['train_loss'] for e in epochs]),
     **report.environment(),
     'seconds': time.perf_counter() - start,

@@ -30,6 +30,7 @@ MEASURES = tuple(
     ('box_ap50', 'Box AP50, %'),
     ('mask_ap', 'Mask AP, %'),
     ('mask_ap50', 'Mask AP50, %'),
+    ('filled_ap', 'Mask AP if masks filled their boxes, %'),
   )
 )
 
@@ -110,9 +111,12 @@ def section(folder: Path, docs: Path) -> list[str]:
   figure.parent.mkdir(parents=True, exist_ok=True)
   figures.draw_curves(found, figure, [MEASURES[0], MEASURES[1], MEASURES[3]])
   parts = [f'## {TITLE}\n', f'![{TITLE}](figures/{figure.name})\n']
-  for scenes in sorted(folder.glob('scenes_*.jpg')):
-    (figure.parent / scenes.name).write_bytes(scenes.read_bytes())
-    parts.append(f'![Truth above, found below](figures/{scenes.name})\n')
+  for norm, name in NORMS.items():
+    scenes = folder / f'scenes_{norm}.jpg'
+    if scenes.is_file():
+      (figure.parent / scenes.name).write_bytes(scenes.read_bytes())
+      caption = f'Mask R-CNN, {name}, GC, seed 0: truth above, found below'
+      parts.append(f'![{caption}](figures/{scenes.name})\n\n*{caption}.*\n')
   remarks = folder / 'remarks.md'
   return [*parts, remarks.read_text()] if remarks.is_file() else parts
 
