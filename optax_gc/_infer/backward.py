@@ -167,8 +167,6 @@ class Walk:
       found = self.run(begin, [*carried, *rows])
       last = first + len(carry)
       total[first:last] = found[first:last]
-    for j, terms in enumerate(carry, first):  # The loop may do nothing.
-      total[j] = [*total[j], *terms]
     return total
 
 
@@ -241,10 +239,9 @@ def _parts(step: Step, term: Term, number: int) -> list[Term | None]:
         found[k] = _terms.full(step.shape, C, '', step.place)
     return found
   found = list(_RULES.get(step.name, _unknown)(step, term))
-  if step.name in _names.INDEXED:
-    for k in step.held():
-      if k and found[k] is None and step.facts[k].chooses:
-        found[k] = _terms.full(step.shapes[k], C, term.use, step.place)
+  for k in step.held():
+    if k and found[k] is None and step.facts[k].chooses:
+      found[k] = _terms.full(step.shapes[k], C, term.use, step.place)
   return found
 
 

@@ -157,14 +157,15 @@ def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   scale = any(d for _, d, _ in rows) and not any(
     n & C and (own or not d) for n, d, own in rows
   )
-  # It is complete once it is summed, as some random programs do.
+  # algebra/multiplied_experts_weighed_by_a_parameter: complete once summed.
   sums = any(d and own and not n for n, d, own in rows)
   gain = _of_products(step, k, labels, owns)
   if gain and sum(n > 1 for n in step.shapes[k]) > 1:
     return _terms.closed(step.shapes[k], LOST, _policy.GAINS)
 
   def label(i: int, old: int) -> int:
-    both = (old == X and (scale or sums)) or (gain and owns[i])
+    part = (old == X and scale) or (old in (X, WEIGHED) and sums)
+    both = part or (gain and owns[i])
     return X | C if both else met(old, data[i], outputs)
 
   return _terms.relabeled(term, label)._replace(

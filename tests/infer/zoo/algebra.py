@@ -482,6 +482,13 @@ def batched_product_weighed_after_its_sum(p, x):
   return jnp.sum(y * p['g'][:, None], 0)
 
 
+@program('ebi', w='eIo', g='e')
+def multiplied_experts_weighed_by_a_parameter(p, x):
+  """The same by a multiplication, whose own sum comes first."""
+  y = jnp.sum(x[..., None] * p['w'][:, None], 2)
+  return jnp.sum(y * p['g'][:, None, None], 0)
+
+
 # The sum belongs to the layer after the scale.
 line('scale_before_a_product_and_a_sum', 'bh', g='h', w='Ho')(
   lambda x, g, w: jnp.sum((x * g)[..., None] * w, 1)
