@@ -90,6 +90,15 @@ def third_party_models():
       yield f'third party/{name}', model, model.expected
 
 
+def names():
+  """Of all models, whether or not their packages are installed."""
+  from tests.infer.third_party import MODELS
+  from tests.infer.zoo import CASES, SIZES
+
+  cases = {f'zoo/{name}/{size}' for name in CASES for size in SIZES}
+  return cases | {f'third party/{name}' for name in MODELS}
+
+
 def count(model, expected, method):
   """Right, declined and wrong leaves of one model, and which are not right."""
   counts, faults = collections.Counter(), []
@@ -169,7 +178,9 @@ def main():
   warnings.simplefilter('ignore')
   models = {}
   if results.exists():
-    models = json.loads(results.read_text())['models']
+    known = names()
+    recorded = json.loads(results.read_text())['models']
+    models = {name: x for name, x in recorded.items() if name in known}
   for source in (zoo_models, third_party_models):
     for name, model, expected in source():
       models[name] = {'versions': versions(name), 'counts': {}}

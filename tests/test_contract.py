@@ -16,16 +16,9 @@ def after_gc(opt):
   return lambda: optax.chain(optax_gc.gradient_centralization(), opt())
 
 
-def _explicit():
-  axes = optax_gc.flax_weight_axes(contract.params())
-  return optax_gc.gradient_centralization(axes)
-
-
 MAKERS = {
   'gradient_centralization': optax_gc.gradient_centralization,
-  'explicit axes': _explicit,
-  'conv_only': lambda: optax_gc.gc(conv_only=True),
-  'adam': after_gc(lambda: optax.adam(0.1)),
+  'conv_only': lambda: optax_gc.gc('flax', conv_only=True),
   'apply_if_finite': lambda: optax.apply_if_finite(
     after_gc(lambda: optax.sgd(0.1))(), max_consecutive_errors=3
   ),

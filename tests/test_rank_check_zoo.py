@@ -36,7 +36,6 @@ _SMALL = Sizes(
 # 2 steps, once or twice; 3 turns of a loop) but for these.
 _POSITIONS = {
   'conv_3d': 8,
-  'conv_3d_odd_numbers': 8,
   'conv_lstm': 8,
   'conv_transpose': 25,  # 5 x 5 in Equinox.
   'conv_transpose_kernel': 16,
@@ -54,7 +53,6 @@ _POSITIONS = {
   'style_after_a_constant_image': 16,
   'tensor_train': 14,
   'token_mixing': 12,
-  'two_axes_of_an_einsum': 12,
 }
 
 # Where the theorem says nothing, or nothing can be computed.
@@ -66,9 +64,9 @@ _NOT_COVERED = {
   **dict.fromkeys(
     (
       *('diffusion_loss', 'generator_step', 'integer_products_in_a_step'),
-      *('gradient_step', 'gradient_with_respect_to_data', 'loss_of_model'),
+      *('gradient_step', 'loss_of_model'),
       *('gradient_of_scanned_layers', 'gradient_moves_a_layer_out_of_a_loop'),
-      *('hessian', 'lagrangian', 'directional_derivative_in_a_loss'),
+      *('lagrangian', 'directional_derivative_in_a_loss'),
       *('learning_to_learn', 'equilibrium_with_a_derivative_of_its_own'),
       *('reversible_step', 'backward_pass_by_hand', 'learned_optimizer'),
       *('training_step_with_averages', 'gathered_in_a_sharded_step'),
@@ -78,7 +76,7 @@ _NOT_COVERED = {
   ),
   **dict.fromkeys(
     (
-      *('softmax_over_outputs', 'orthogonalised', 'gain_of_window_places'),
+      *('orthogonalised', 'gain_of_window_places'),
       *(
         'decomposed_into_size_and_direction',
         'rescaled_by_its_own_gram_matrix',
@@ -90,8 +88,8 @@ _NOT_COVERED = {
   'reflections': 'a vector is contracted, and is the direction of the output',
   **dict.fromkeys(
     (
-      *('while_loop', 'while_loop_condition_and_state', 'custom_kernel'),
-      *('callback', 'ragged_product_in_a_gradient', 'computation_until_sure'),
+      *('while_loop_condition_and_state', 'custom_kernel'),
+      *('callback', 'ragged_product_in_a_gradient'),
     ),
     _UNDERIVED,
   ),

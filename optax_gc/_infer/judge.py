@@ -96,14 +96,17 @@ def _incomplete(
   shape: Sequence[int], axes: Sequence[int], uses: Terms
 ) -> int | None:
   """An axis whose entries are not all in one inner product; or None."""
-  covered: dict[tuple[int, int], set[Any]] = {}
+  covered: dict[tuple[int, int], set[Any] | range] = {}
   for term in uses:
     for axis in axes:
-      parts = [
-        range(f.size) if f.region is None else f.region for f in term.dims[axis]
-      ]
-      entries = covered.setdefault((term.ident, axis), set())
-      entries.update(itertools.product(*parts))
+      key, dim = (term.ident, axis), term.dims[axis]
+      if all(f.region is None for f in dim):
+        covered[key] = range(shape[axis])  # All, and none of them is made.
+        continue
+      parts = [range(f.size) if f.region is None else f.region for f in dim]
+      entries = covered.setdefault(key, set())
+      if isinstance(entries, set):
+        entries.update(itertools.product(*parts))
   return next((a for (_, a), c in covered.items() if len(c) < shape[a]), None)
 
 

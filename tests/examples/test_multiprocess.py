@@ -1,7 +1,6 @@
 """The examples' training over several processes, as users start them."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 import signal
@@ -17,45 +16,33 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from examples import train_fsdp, transformer
+from examples import train_fsdp
+from tests.examples.test_train_fsdp import SMALL, losses, texts
 
 # One worker of xdist runs them all, as they share runs.
 pytestmark = [pytest.mark.multiprocess, pytest.mark.xdist_group('processes')]
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY, DEVICES = 8, 3, 4
-MODEL = transformer.Config(length=16, features=16, heads=4, hidden=32)
 SECONDS = 900  # A limit: a run takes some twenty on a free machine.
-
-
-def texts(out):
-  """A folder of text beside that of a run; of the same text for all."""
-  folder = out.with_name(f'{out.name}-texts')
-  if not folder.exists():
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(4):
-      words = rng.choice(['lorem ', 'ipsum ', 'dolor '], 200)
-      (folder / f'{i}.txt').write_text(''.join(words))
-  return folder
 
 
 def config(out):
   return train_fsdp.Config(
-    data_dir=texts(out),
+    data_dir=texts(out.with_name(f'{out.name}-texts')),
     steps=STEPS,
     batch_size=8,
     checkpoint_every=EVERY,
     out=out,
-    model=MODEL,
+    model=SMALL,
   )
 
 
 def options(out):
   settings = config(out)
   pairs = {
-    f'model.{field.name}': getattr(MODEL, field.name)
-    for field in dataclasses.fields(MODEL)
+    f'model.{field.name}': getattr(SMALL, field.name)
+    for field in dataclasses.fields(SMALL)
   } | {
     field.name: getattr(settings, field.name)
     for field in dataclasses.fields(settings)
@@ -112,13 +99,6 @@ def run(out, logs, processes, victim=None, last_step=-1):
   return codes, printed
 
 
-def losses(out):
-  lines = (out / 'metrics.jsonl').read_text().splitlines()
-  records = [json.loads(line) for line in lines]
-  assert [record['step'] for record in records] == list(range(STEPS))
-  return [record['loss'] for record in records]
-
-
 def restore(out, abstract):
   with train_fsdp.open_checkpoints(out) as checkpoints:
     assert checkpoints.latest_step() == STEPS
@@ -159,6 +139,7 @@ def four_processes(tmp_path_factory):
 )
 def test_losses_are_those_of_one_process(several, one_process, request):
   several = request.getfixturevalue(several)
+  assert len(losses(several)) == STEPS
   np.testing.assert_allclose(losses(several), losses(one_process), rtol=1e-5)
 
 

@@ -12,39 +12,41 @@ from examples import fsdp, train_fsdp, transformer
 SMALL = transformer.Config(length=16, features=16, heads=4, hidden=32)
 
 
-@pytest.fixture
-def folder(tmp_path):
-  folder = tmp_path / 'texts'
-  folder.mkdir()
-  rng = np.random.default_rng(0)
-  for i in range(4):
-    words = rng.choice(['lorem ', 'ipsum ', 'dolor '], 200)
-    (folder / f'{i}.txt').write_text(''.join(words))
+def texts(folder):
+  """A folder of text, which is the same wherever it lies."""
+  if not folder.exists():
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(4):
+      words = rng.choice(['lorem ', 'ipsum ', 'dolor '], 200)
+      (folder / f'{i}.txt').write_text(''.join(words))
   return folder
 
 
+@pytest.fixture
+def folder(tmp_path):
+  return texts(tmp_path / 'texts')
+
+
 def config(folder, **settings):
-  small = {
-    'steps': 12,
-    'batch_size': 16,
-    'learning_rate': 1e-2,
-    'checkpoint_every': 5,
-    'model': SMALL,
-    'data_dir': folder,
-    'out': folder.parent / 'out',
-  }
-  return train_fsdp.Config(**(small | settings))
+  small = {'steps': 12, 'batch_size': 16, 'checkpoint_every': 5}
+  small |= {'learning_rate': 1e-2, 'model': SMALL, 'data_dir': folder}
+  return train_fsdp.Config(
+    **(small | {'out': folder.parent / 'out'} | settings)
+  )
 
 
-def losses(settings):
-  lines = (settings.out / 'metrics.jsonl').read_text().splitlines()
-  return [json.loads(line)['loss'] for line in lines]
+def losses(out):
+  lines = (out / 'metrics.jsonl').read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  assert [record['step'] for record in records] == list(range(len(records)))
+  return [record['loss'] for record in records]
 
 
 def test_trains_reports_and_does_not_train_again(folder, capsys):
   settings = config(folder)
   loss = train_fsdp.main(settings)
-  curve = losses(settings)
+  curve = losses(settings.out)
   assert len(curve) == 12
   assert loss < curve[0] - 1
   printed = capsys.readouterr().out
@@ -52,7 +54,7 @@ def test_trains_reports_and_does_not_train_again(folder, capsys):
   assert '7 of 12 arrays centralized' in printed
   assert train_fsdp.main(settings) == loss
   assert 'going on from step 12' in capsys.readouterr().out
-  assert losses(settings) == curve
+  assert losses(settings.out) == curve
 
 
 def test_centralization_can_be_left_out(folder):
@@ -62,7 +64,7 @@ def test_centralization_can_be_left_out(folder):
     out = folder.parent / str(centralize)
     settings = config(folder, centralize=centralize, steps=3, out=out)
     train_fsdp.main(settings)
-    curves.append(losses(settings))
+    curves.append(losses(settings.out))
   plain, centralized = curves
   assert plain[0] == centralized[0]
   assert plain[2] != centralized[2]

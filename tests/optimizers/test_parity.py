@@ -191,17 +191,17 @@ def trajectory(case, layout, dtype, tx=None):
 
 
 def runs():
-  """All in float64, one of each class in float32; the night has the others."""
+  """All in float64; of other ways one a class, and at night the others."""
   seen = set()
   for name, case in CASES.items():
     if is_ours(case):
       yield name, 'flax', 'float64', 1e-12
-      if case['param_set'] != 'small':
-        yield name, 'torch', 'float64', 1e-12
-      again = case['official_class'] in seen
-      seen.add(case['official_class'])
-      marks = [pytest.mark.nightly] * again
-      yield pytest.param(name, 'flax', 'float32', 1e-5, marks=marks)
+      ways = [('torch', 'float64', 1e-12), ('flax', 'float32', 1e-5)]
+      for way in ways[case['param_set'] == 'small' :]:
+        kind = case['official_class'], way
+        marks = [pytest.mark.nightly] * (kind in seen)
+        seen.add(kind)
+        yield pytest.param(name, *way, marks=marks)
 
 
 @pytest.mark.parametrize(('name', 'layout', 'dtype', 'atol'), list(runs()))

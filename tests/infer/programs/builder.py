@@ -1,75 +1,32 @@
-"""Weights, sub-programs, what builds them, and how they follow one another."""
+"""Weights, sub-programs, and what builds them from layers and structures."""
 
 from collections.abc import Callable, Iterable, Sequence
-import dataclasses
-import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-
-@dataclasses.dataclass(frozen=True)
-class Weight:
-  """An array of the parameters, and what is contracted with data.
-
-  Attributes:
-    shape: The shape.
-    axes: The reduction axes; None if two uses disagree on them.
-    dtype: The dtype.
-  """
-
-  shape: tuple[int, ...]
-  axes: frozenset[int] | None = frozenset()
-  dtype: str = 'float32'
-
-  @property
-  def struct(self) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(self.shape, self.dtype)
-
-  @property
-  def truth(self) -> tuple[int, ...]:
-    """The reduction axes, those of one element left out; none: ()."""
-    return plain(self.shape, self.axes or ())
-
-  def move(self, shape, places: dict[int, Iterable[int]]) -> 'Weight':
-    """With another shape, and each axis at some places of it."""
-    axes = self.axes
-    if axes is not None:
-      axes = frozenset(new for old in axes for new in places[old])
-    return dataclasses.replace(self, shape=tuple(shape), axes=axes)
-
-  def transpose(self, perm) -> 'Weight':
-    places = {old: (new,) for new, old in enumerate(perm)}
-    return self.move((self.shape[i] for i in perm), places)
-
-  def insert(self, i: int, size: int) -> 'Weight':
-    """With a further axis: a stack of weights, or one element."""
-    places = {n: (n + (n >= i),) for n in range(len(self.shape))}
-    return self.move((*self.shape[:i], size, *self.shape[i:]), places)
-
-  def split(self, i: int, first: int) -> 'Weight':
-    """With axis i as two."""
-    rest = self.shape[i] // first
-    shape = (*self.shape[:i], first, rest, *self.shape[i + 1 :])
-    places = {n: (n + (n > i),) for n in range(len(self.shape))}
-    return self.move(shape, places | {i: (i, i + 1)})
-
-  def merge(self, i: int) -> 'Weight':
-    """With axes i and i + 1, of one role, as one."""
-    size = self.shape[i] * self.shape[i + 1]
-    places = {n: (n - (n > i),) for n in range(len(self.shape))}
-    return self.move((*self.shape[:i], size, *self.shape[i + 2 :]), places)
+# For each axis its size, and whether it is contracted with data.
+Weight = tuple[tuple[int, bool], ...]
 
 
-def plain(shape: Sequence[int], axes: Iterable[int]) -> tuple[int, ...]:
-  """Reduction axes without those of one element, which have no say."""
-  return tuple(axis for axis in sorted(axes) if shape[axis] > 1)
+def kernel(shape: Iterable[int], *axes: int) -> Weight:
+  return tuple((size, i in axes) for i, size in enumerate(shape))
 
 
-def kernel(shape: Sequence[int], *axes: int) -> Weight:
-  return Weight(tuple(shape), frozenset(axes))
+def struct(weight: Weight) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct([size for size, _ in weight], jnp.float32)
+
+
+def truth(weight: Weight) -> tuple[int, ...]:
+  """The reduction axes, without those of one element, which have no say."""
+  return tuple(i for i, (n, reduced) in enumerate(weight) if reduced and n > 1)
+
+
+def insert(weight: Weight, i: int, size: int) -> Weight:
+  """With a further axis: a stack of weights, or one element."""
+  return (*weight[:i], (size, False), *weight[i:])
 
 
 class Source:
@@ -100,28 +57,26 @@ class Sub(NamedTuple):
     apply: The function.
     out: Shape and dtype of y.
     pieces: What it was composed from, for reports.
-    smooth: Whether it can be differentiated in reverse mode.
   """
 
   weights: dict[str, Weight]
   apply: Callable[[dict[str, Any], Any], Any]
   out: jax.ShapeDtypeStruct
   pieces: tuple[str, ...] = ()
-  smooth: bool = True
 
 
-class Builder:
+class Builder(Source):
   """Makes names, sizes and sub-programs."""
 
-  def __init__(self, source, layers, structures, stores):
-    self.source = source
+  def __init__(self, integer, layers, structures, stores):
+    super().__init__(integer)
     self.layers, self.structures, self.stores = layers, structures, stores
     self.count = 0
     # Axis sizes carry no meaning: in half of the programs all are equal.
-    self.equal = source.chance(50)
+    self.equal = self.chance(50)
 
   def size(self) -> int:
-    return 4 if self.equal else self.source.choice([3, 2, 4, 5, 6, 7, 8])
+    return 4 if self.equal else self.choice([3, 2, 4, 5, 6, 7, 8])
 
   def name(self) -> str:
     self.count += 1
@@ -129,17 +84,15 @@ class Builder:
 
   def block(self, x, depth: int) -> Sub:
     """A few layers and structures in a row, some weights stored otherwise."""
-    src = self.source
-    done: list[Sub] = []
-    for _ in range(src.integer(1, 3)):
-      x = done[-1].out if done else x
+    sub = None
+    for _ in range(self.integer(1, 3)):
+      x = sub.out if sub else x
       made = None
-      if depth and src.chance(60):
-        made = src.choice(self.structures)(self, x, depth - 1)
-      made = made or src.choice(self.layers)(self, x)
-      done.append(_tidy(made or self.layers[0](self, x)))
-    sub = functools.reduce(chain, done)
-    for _ in range(src.integer(0, 2)):
+      if depth and self.chance(60):
+        made = self.choice(self.structures)(self, x, depth - 1)
+      made = _tidy(made or self.choice(self.layers)(self, x))
+      sub = chain(sub, made) if sub else made
+    for _ in range(self.integer(0, 2)):
       sub = self.stored(sub)
     return sub
 
@@ -147,30 +100,20 @@ class Builder:
     """One weight, or two as one, stored in another way."""
     if not sub.weights:
       return sub
-    name = self.source.choice(list(sub.weights))
-    return self.source.choice(self.stores)(self, sub, name) or sub
+    name = self.choice(list(sub.weights))
+    return self.choice(self.stores)(self, sub, name) or sub
 
   def fitted(self, x, depth: int) -> Sub:
     """A block that returns the shape it takes."""
-    sub = self.block(x, depth)
-    if sub.out.shape == x.shape:
-      return sub
+    return _fit(self.block(x, depth), x.shape)
 
-    def apply(w, y):
-      return jnp.resize(jnp.tanh(sub.apply(w, y)), x.shape)
-
-    return sub._replace(apply=apply, out=x)
-
-  def sub(self, x, weights, apply, *pieces, smooth=True) -> Sub:
-    structs = {name: weight.struct for name, weight in weights.items()}
-    out = jax.eval_shape(apply, structs, x)
-    return Sub(weights, apply, out, pieces, smooth)
-
-  def around(self, x, inner, weights, apply, piece, smooth=None) -> Sub:
-    """A sub-program that holds another."""
-    pieces = (piece, '[', *inner.pieces, ']')
-    smooth = inner.smooth if smooth is None else smooth
-    return self.sub(x, weights, apply, *pieces, smooth=smooth)
+  def sub(self, x, weights, apply, piece: str, *inner: Sub) -> Sub:
+    """A sub-program, maybe around others."""
+    structs = {name: struct(weight) for name, weight in weights.items()}
+    held = [p for sub in inner for p in ('[', *sub.pieces, ']')]
+    return Sub(
+      weights, apply, jax.eval_shape(apply, structs, x), (piece, *held)
+    )
 
 
 def chain(one: Sub, two: Sub) -> Sub:
@@ -178,37 +121,28 @@ def chain(one: Sub, two: Sub) -> Sub:
   def apply(w, x):
     return two.apply(only(w, two), one.apply(only(w, one), x))
 
-  return Sub(
-    one.weights | two.weights,
-    apply,
-    two.out,
-    one.pieces + two.pieces,
-    one.smooth and two.smooth,
-  )
+  return Sub(one.weights | two.weights, apply, two.out, one.pieces + two.pieces)
 
 
 def only(w, sub: Sub):
   return {name: w[name] for name in sub.weights}
 
 
-def _tidy(sub: Sub) -> Sub:
-  """Keeps the data float32, of rank 1 to 4 and small."""
-  out = sub.out
-  ones = 1 in out.shape and out.ndim > 1
-  small = 1 <= out.ndim <= 4 and math.prod(out.shape) <= 4096
-  if out.dtype == jnp.float32 and small and not ones:
+def _fit(sub: Sub, shape: tuple[int, ...]) -> Sub:
+  """With a result of a shape, entries of it all over repeated or left out."""
+  if sub.out.shape == shape:
     return sub
-  shape = [n for n in out.shape if n > 1] or [1]
-  means = 0
-  while len(shape) > 4 or (len(shape) > 1 and math.prod(shape) > 4096):
-    shape, means = shape[1:], means + 1
+  stride = -(-math.prod(sub.out.shape) // math.prod(shape))
 
   def apply(w, x):
-    y = jnp.tanh(sub.apply(w, x).astype(jnp.float32))
-    y = jnp.reshape(y, [n for n in y.shape if n > 1] or [1])
-    y = jnp.mean(y, tuple(range(means)))
-    return jnp.resize(y, (4,)) if y.size == 1 else y
+    return jnp.resize(jnp.tanh(sub.apply(w, x)).reshape(-1)[::stride], shape)
 
-  shape = [4] if math.prod(shape) == 1 else shape
-  tidy = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
-  return sub._replace(apply=apply, out=tidy)
+  return sub._replace(apply=apply, out=jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def _tidy(sub: Sub) -> Sub:
+  """Keeps the data of rank 1 to 4 and small."""
+  shape = tuple(n for n in sub.out.shape if n > 1)[-4:]
+  while math.prod(shape) > 4096:
+    shape = shape[1:]
+  return _fit(sub, shape or (4,))

@@ -1,29 +1,32 @@
-"""Structures: what is put around sub-programs."""
+"""Structures: what is put around layers, and how their weights are stored."""
 
 import functools
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
-from tests.infer.programs.builder import Builder, Sub, only
+from tests.infer.programs.builder import (
+  Builder,
+  Sub,
+  insert,
+  only,
+  struct,
+  truth,
+)
+
+# Around sub-programs.
 
 
-def nested_call(b: Builder, x, depth: int) -> Sub:
-  """jit, remat, a custom rule or a tangent, with closures or operands."""
+def called(b: Builder, x, depth: int) -> Sub:
+  """jit, remat or a tangent, with closures or operands."""
   inner = b.block(x, depth)
-  wrap = b.source.choice([jax.jit, jax.checkpoint, _custom_jvp, _directional])
-  if wrap in (jax.jit, jax.checkpoint) and b.source.chance(50):
+  wrap = b.choice([jax.jit, jax.checkpoint, _directional])
+  apply = wrap(inner.apply)
+  if wrap is not _directional and b.chance(50):
     apply = lambda w, x: wrap(functools.partial(inner.apply, w))(x)  # noqa: E731
-  else:
-    apply = wrap(inner.apply)
-  return b.around(x, inner, inner.weights, apply, 'nested_call')
-
-
-def _custom_jvp(fn):
-  wrapped = jax.custom_jvp(fn)
-  wrapped.defjvp(lambda primals, tangents: jax.jvp(fn, primals, tangents))
-  return wrapped
+  return b.sub(x, inner.weights, apply, 'called', inner)
 
 
 def _directional(fn):
@@ -36,163 +39,100 @@ def _directional(fn):
   return both
 
 
-def mapped_data(b: Builder, x, depth: int) -> Sub | None:
-  """vmap, lax.map or scan along an axis of x, the weights being shared."""
-  src = b.source
-  if x.ndim < 2:
+def mapped(b: Builder, x, depth: int) -> Sub | None:
+  """An axis of x, a stack of weights, or both are mapped over."""
+  kind = b.choice(['vmap', 'map', 'ensemble', 'both'])
+  axis, one = b.integer(0, x.ndim - 1), x
+  if kind != 'ensemble' and x.ndim > 1:
+    shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+    one = jax.ShapeDtypeStruct(shape, x.dtype)
+  inner = b.block(one, depth)
+  axis, length = (None, b.size()) if one is x else (axis, x.shape[axis])
+  places, weights = None, inner.weights
+  if axis is None or kind == 'both':
+    places, weights = _stack(b, inner, length)
+  if axis is None and not weights:
     return None
-  axis = src.integer(0, x.ndim - 1)
-  kind = src.choice(['vmap', 'map', 'carried', 'collective'])
-  inner = b.block(_without(x, axis), depth)
-  position = src.integer(0, inner.out.ndim)
+  position = b.integer(0, inner.out.ndim)
 
   def apply(w, x):
-    fn = functools.partial(inner.apply, w)
-    if kind == 'vmap':
-      return jax.vmap(fn, axis, position)(x)
-    if kind == 'collective':
-      return jax.vmap(lambda x: _centred(fn(x)), axis, axis_name='i')(x)
-    x = jnp.moveaxis(x, axis, 0)
-    if kind == 'map':
-      return lax.map(fn, x)
-    return lax.scan(lambda w, x: (w, inner.apply(w, x)), w, x)[1]
+    if kind == 'map' and axis is not None:
+      fn = functools.partial(inner.apply, w)
+      return lax.map(fn, jnp.moveaxis(x, axis, 0))
+    return jax.vmap(inner.apply, (places or None, axis), position)(w, x)
 
-  return b.around(x, inner, inner.weights, apply, 'mapped_data')
-
-
-def _centred(y):
-  return y - lax.pmean(jnp.tanh(y), 'i')
-
-
-def _without(x, axis: int) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct((*x.shape[:axis], *x.shape[axis + 1 :]), x.dtype)
+  return b.sub(x, weights, apply, 'mapped', inner)
 
 
 def _stack(b: Builder, inner: Sub, length: int):
   """For each weight the place of its stack's axis, or None if it is shared."""
-  src = b.source
   places = {
-    name: None if src.chance(20) else src.integer(0, len(weight.shape))
-    for name, weight in inner.weights.items()
+    name: None if i and b.chance(20) else b.integer(0, len(weight))
+    for i, (name, weight) in enumerate(inner.weights.items())
   }
-  if all(place is None for place in places.values()):
-    places[next(iter(places))] = 0
   weights = {
     name: weight
     if places[name] is None
-    else weight.insert(places[name], length)
+    else insert(weight, places[name], length)
     for name, weight in inner.weights.items()
   }
   return places, weights
 
 
-def stacked(b: Builder, x, depth: int) -> Sub | None:
+def stacked(b: Builder, x, depth: int) -> Sub:
   """A loop over stacked weights: the stack's axis is anywhere."""
-  src = b.source
-  inner = b.fitted(x, depth) if src.chance(60) else b.block(x, depth)
-  if not inner.weights:
-    return None
-  length = b.size()
+  inner, length = b.fitted(x, depth), b.size()
   places, weights = _stack(b, inner, length)
-  chained = inner.out.shape == x.shape
-  kind = src.choice(['scan', 'indexed', 'unrolled', 'fori'])
+  kind = b.choice(['scan', 'indexed', 'unrolled'])
+  moved = [name for name in weights if places[name] is not None]
 
   def apply(w, x):
-    def at(i):
-      return {
-        name: lax.dynamic_index_in_dim(leaf, i, places[name], keepdims=False)
-        if i is not None and places[name] is not None
-        else leaf
-        for name, leaf in w.items()
-      }
-
     def step(h, layer):
-      y = jnp.tanh(inner.apply(w | layer, h))
-      return (y, ()) if chained else (h, y)
+      return jnp.tanh(inner.apply(w | layer, h)), h
+
+    def picked(h, i):
+      at = functools.partial(lax.dynamic_index_in_dim, index=i, keepdims=False)
+      return step(h, {name: at(w[name], axis=places[name]) for name in moved})
 
     if kind == 'scan':
-      layers = {
-        name: jnp.moveaxis(leaf, places[name], 0)
-        for name, leaf in w.items()
-        if places[name] is not None
-      }
-      h, ys = lax.scan(step, x, layers, reverse=True)
-    elif kind == 'unrolled':
-      h, outs = x, []
-      for i in range(length):
-        h, y = step(h, at(i))
-        outs.append(y)
-      ys = outs if chained else jnp.stack(outs)
-    elif kind == 'fori' and chained:
-      h = lax.fori_loop(0, length, lambda i, h: step(h, at(i))[0], x)
-    else:
-      h, ys = lax.scan(lambda h, i: step(h, at(i)), x, jnp.arange(length))
-    return h if chained else ys
+      layers = {name: jnp.moveaxis(w[name], places[name], 0) for name in moved}
+      return lax.scan(step, x, layers, length, reverse=True)[0]
+    if kind == 'indexed':
+      return lax.scan(picked, x, jnp.arange(length))[0]
+    return functools.reduce(lambda h, i: picked(h, i)[0], range(length), x)
 
-  return b.around(x, inner, weights, apply, 'stacked')
-
-
-def mapped_weights(b: Builder, x, depth: int) -> Sub | None:
-  """vmap over stacked weights: an ensemble, or one model for each example."""
-  src = b.source
-  both = x.ndim > 1 and src.chance(50)
-  axis = src.integer(0, x.ndim - 1) if both else None
-  inner = b.block(_without(x, axis) if both else x, depth)
-  if not inner.weights:
-    return None
-  places, weights = _stack(b, inner, x.shape[axis] if both else b.size())
-  position = src.integer(0, inner.out.ndim)
-
-  def apply(w, x):
-    return jax.vmap(inner.apply, (places, axis), position)(w, x)
-
-  return b.around(x, inner, weights, apply, 'mapped_weights')
+  return b.sub(x, weights, apply, 'stacked', inner)
 
 
 def looped(b: Builder, x, depth: int) -> Sub:
   """The same weights again and again, closed over or carried."""
-  inner = b.fitted(x, depth)
-  kind = b.source.choice(['fori', 'fori_carried', 'while', 'while_carried'])
+  inner, carried = b.fitted(x, depth), b.chance(50)
 
-  def body(w, h):
+  def body(_, state):
+    w, h = state
     shrunk = {name: leaf - leaf / 8 for name, leaf in w.items()}
     return shrunk, jnp.tanh(inner.apply(w, h))
 
   def apply(w, x):
-    if kind == 'fori':
-      return lax.fori_loop(0, 3, lambda i, h: body(w, h)[1], body(w, x)[1])
-    if kind == 'fori_carried':
-      return lax.fori_loop(0, 3, lambda i, c: body(*c), (w, x))[1]
-    more = lambda h: jnp.sum(jnp.tanh(h)) > 0  # noqa: E731
-    if kind == 'while':
-      return lax.while_loop(more, lambda h: body(w, h)[1], x)
-    return lax.while_loop(lambda c: more(c[1]), lambda c: body(*c), (w, x))[1]
+    if carried:
+      return lax.fori_loop(0, 3, body, (w, x))[1]
+    return lax.fori_loop(0, 3, lambda i, h: body(i, (w, h))[1], x)
 
-  smooth = inner.smooth and not kind.startswith('while')
-  return b.around(x, inner, inner.weights, apply, 'looped', smooth=smooth)
+  return b.sub(x, inner.weights, apply, 'looped', inner)
 
 
 def branched(b: Builder, x, depth: int) -> Sub:
   """A branch of the data; only some of the branches use the weights."""
   inner = b.block(x, depth)
-  none = lambda w, x: jnp.zeros(inner.out.shape, inner.out.dtype)  # noqa: E731
+  none = lambda w, x: jnp.zeros(inner.out.shape)  # noqa: E731
   branches = [inner.apply, none, lambda w, x: inner.apply(w, 2 * x)]
-  branches = b.source.permutation(branches[: b.source.integer(2, 3)])
-  operands = b.source.chance(50)
+  branches = b.permutation(branches[: b.integer(2, 3)])
 
   def apply(w, x):
     index = jnp.argmax(jnp.reshape(x, -1)) % len(branches)
-    if operands:
-      return lax.switch(index, branches, w, x)
-    return lax.switch(index, [functools.partial(f, w) for f in branches], x)
+    return lax.switch(index, branches, w, x)
 
-  return b.around(x, inner, inner.weights, apply, 'branched')
-
-
-def residual(b: Builder, x, depth: int) -> Sub:
-  inner = b.fitted(x, depth)
-  apply = lambda w, x: x + inner.apply(w, x)  # noqa: E731
-  return b.around(x, inner, inner.weights, apply, 'residual')
+  return b.sub(x, inner.weights, apply, 'branched', inner)
 
 
 def parallel(b: Builder, x, depth: int) -> Sub:
@@ -201,30 +141,99 @@ def parallel(b: Builder, x, depth: int) -> Sub:
 
   def apply(w, x):
     ys = one.apply(only(w, one), x), two.apply(only(w, two), x)
-    # Some entries of each: a part of both, should they be joined themselves.
-    ys = [y.reshape(-1)[:: -(-y.size // 40)] for y in ys]
-    return jnp.tanh(jnp.concatenate(ys))
+    return jnp.tanh(jnp.concatenate([jnp.reshape(y, -1) for y in ys]))
 
-  pieces = ('parallel', '[', *one.pieces, '|', *two.pieces, ']')
-  smooth = one.smooth and two.smooth
-  return b.sub(x, one.weights | two.weights, apply, *pieces, smooth=smooth)
+  return b.sub(x, one.weights | two.weights, apply, 'parallel', one, two)
 
 
-def inner_gradient(b: Builder, x, depth: int) -> Sub | None:
+def inner_gradient(b: Builder, x, depth: int) -> Sub:
   """The value times the gradient with respect to the data."""
   inner = b.block(x, depth)
-  if not inner.smooth:
-    return None
 
   def apply(w, x):
     energy = lambda x: jnp.sum(jnp.tanh(inner.apply(w, x)))  # noqa: E731
     value, grad = jax.value_and_grad(energy)(x)
     return grad * value
 
-  return b.around(x, inner, inner.weights, apply, 'inner_gradient')
+  return b.sub(x, inner.weights, apply, 'inner_gradient', inner)
 
 
-STRUCTURES = [
-  *[nested_call, mapped_data, stacked, mapped_weights, looped, branched],
-  *[residual, parallel, inner_gradient],
-]
+STRUCTURES = (
+  *(mapped, mapped, stacked, stacked, called, looped, branched, parallel),
+  inner_gradient,
+)
+
+
+# Around weights.
+
+
+def _store(sub: Sub, names, weights, undo, piece: str) -> Sub:
+  """``undo(stored)`` makes the weights called ``names`` of the new ones."""
+  rest = {n: weight for n, weight in sub.weights.items() if n not in names}
+
+  def apply(w, x):
+    made = undo({n: w[n] for n in weights})
+    return sub.apply({n: w[n] for n in rest} | made, x)
+
+  return sub._replace(
+    weights=rest | weights, apply=apply, pieces=(*sub.pieces, piece)
+  )
+
+
+def laid_out(b: Builder, sub: Sub, name: str) -> Sub:
+  """Axes are in another order; two of one role are one, or one is two."""
+  weight = sub.weights[name]
+  perm = b.permutation(range(len(weight)))
+  turned = [weight[i] for i in perm]
+  ways = [turned, *(insert(turned, i, 1) for i in range(len(turned) + 1))]
+  for i, (size, role) in enumerate(turned):
+    before, after = turned[:i], turned[i + 1 :]
+    if after and after[0][1] == role:
+      ways.append([*before, (size * after[0][0], role), *after[1:]])
+    for d in range(2, size):
+      if size % d == 0:
+        ways.append([*before, (d, role), (size // d, role), *after])
+  shape = struct(turned).shape
+  undo = lambda w: {name: w[name].reshape(shape).transpose(np.argsort(perm))}  # noqa: E731
+  return _store(sub, [name], {name: tuple(b.choice(ways))}, undo, 'laid_out')
+
+
+_KEEP_THE_SHAPE = (
+  lambda w, axis: jnp.tanh(w * 0.5),
+  lambda w, axis: w + lax.stop_gradient(jnp.round(w) - w),
+  lambda w, axis: jnp.take(w, np.arange(w.shape[axis])[::-1].copy(), axis),
+  lambda w, axis: jnp.roll(jnp.flip(w, axis), 1, axis),
+  lambda w, axis: jax.nn.softmax(w, axis),
+  lambda w, axis: jax.nn.standardize(w, axis),
+  lambda w, axis: w * (np.arange(w.size).reshape(w.shape) % 3 > 0),
+  lambda w, axis: w.astype(jnp.bfloat16).astype(w.dtype),
+)
+
+
+def rescaled(b: Builder, sub: Sub, name: str) -> Sub:
+  """What keeps an array's shape."""
+  axis = b.integer(0, len(sub.weights[name]) - 1)
+  fn = b.choice(_KEEP_THE_SHAPE)
+  undo = lambda w: {name: fn(w[name], axis)}  # noqa: E731
+  return _store(sub, [name], {name: sub.weights[name]}, undo, 'rescaled')
+
+
+def shared(b: Builder, sub: Sub, name: str) -> Sub | None:
+  """Two kernels are one leaf; if their axes differ, it has none."""
+  weight = sub.weights[name]
+  mates = [
+    mate
+    for mate, other in sub.weights.items()
+    if mate != name and struct(other) == struct(weight)
+    if truth(weight) and truth(other)
+  ]
+  if not mates:
+    return None
+  other = b.choice(mates)
+  if truth(sub.weights[other]) != truth(weight):
+    weight = tuple((size, False) for size, _ in weight)
+  undo = lambda w: {name: w[name], other: w[name]}  # noqa: E731
+  return _store(sub, [name, other], {name: weight}, undo, 'shared')
+
+
+STORES = (*[laid_out] * 4, *[rescaled] * 2, shared)

@@ -48,16 +48,6 @@ class Entry(NamedTuple):
 MODELS: dict[str, Entry] = {}
 
 
-def model(package: str):
-  """Registers a builder under its package's and its own name."""
-
-  def register(build: Callable[[], Model]) -> Callable[[], Model]:
-    MODELS[f'{package}/{build.__name__}'] = Entry(package, build)
-    return build
-
-  return register
-
-
 def installed(package: str) -> bool:
   return importlib.util.find_spec(package) is not None
 
@@ -68,11 +58,7 @@ def shapes(tree: Any) -> Any:
 
 
 for _module in (
-  'diffusers_models',
-  'equinox_models',
-  'flaxmodels_models',
-  'haiku_nets',
-  'keras_models',
-  'transformers_models',
+  *('diffusers_models', 'equinox_models', 'flaxmodels_models', 'haiku_nets'),
+  *('keras_models', 'transformers_models'),
 ):
   importlib.import_module(f'{__name__}.{_module}')

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from tests.infer.third_party import Model, model
+from tests.infer.third_party import MODELS, Entry, Model
 
 _RULES = (
   (
@@ -20,7 +20,6 @@ def _key():
   return jax.eval_shape(lambda: jax.random.PRNGKey(0))
 
 
-@model('diffusers')
 def unet():
   from diffusers.models.unets.unet_2d_condition_flax import (
     FlaxUNet2DConditionModel,
@@ -49,7 +48,6 @@ def unet():
   )
 
 
-@model('diffusers')
 def autoencoder():
   from diffusers.models.vae_flax import FlaxAutoencoderKL
 
@@ -59,3 +57,7 @@ def autoencoder():
   return Model(
     lambda p, x: net.apply({'params': p}, x).sample, params, (x,), _RULES
   )
+
+
+for _build in (unet, autoencoder):
+  MODELS[f'diffusers/{_build.__name__}'] = Entry('diffusers', _build)

@@ -1,9 +1,11 @@
 """Flows of `flowjax`, which are Equinox modules."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from tests.infer.third_party import Model, model, shapes
+from tests.infer.third_party import MODELS, Entry, Model, shapes
 
 
 def _flow(name, rules, **kwargs):
@@ -12,7 +14,7 @@ def _flow(name, rules, **kwargs):
 
   base = distributions.Normal(jnp.zeros(5))
   flow = getattr(flows, name)(
-    jax.random.key(0), base_dist=base, cond_dim=3, **kwargs
+    jax.random.key(0), base_dist=base, cond_dim=3, flow_layers=2, **kwargs
   )
   params, static = eqx.partition(flow, eqx.is_inexact_array)
 
@@ -36,23 +38,18 @@ _LAYERS = (
 )
 
 
-@model('flowjax')
-def coupling_flow():
-  return _flow('coupling_flow', _LAYERS, flow_layers=2, nn_width=7)
-
-
-@model('flowjax')
-def masked_autoregressive_flow():
-  return _flow('masked_autoregressive_flow', _LAYERS, flow_layers=2, nn_width=7)
-
-
-@model('flowjax')
-def triangular_spline_flow():
-  rules = (
-    *_LAYERS,
-    (r'.*/(x_pos|y_pos|derivatives)/.*', (), 'knots of a spline'),
-    (r'.*/triangular/weight/.*', (2,), 'a masked square matrix times x'),
-    (r'.*/triangular/scale/.*', (), 'its gains, (out, 1)'),
-    (r'.*/module/weight', (2,), 'the condition, (out, in)'),
+_SPLINE = (
+  *_LAYERS,
+  (r'.*/(x_pos|y_pos|derivatives)/.*', (), 'knots of a spline'),
+  (r'.*/triangular/weight/.*', (2,), 'a masked square matrix times x'),
+  (r'.*/triangular/scale/.*', (), 'its gains, (out, 1)'),
+  (r'.*/module/weight', (2,), 'the condition, (out, in)'),
+)
+for _name, _rules, _options in (
+  ('coupling_flow', _LAYERS, {'nn_width': 7}),
+  ('masked_autoregressive_flow', _LAYERS, {'nn_width': 7}),
+  ('triangular_spline_flow', _SPLINE, {}),
+):
+  MODELS[f'flowjax/{_name}'] = Entry(
+    'flowjax', functools.partial(_flow, _name, _rules, **_options)
   )
-  return _flow('triangular_spline_flow', rules, flow_layers=2)

@@ -1,21 +1,34 @@
 """Models that Haiku itself ships."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from tests.infer.third_party import Model, model
+from tests.infer.third_party import MODELS, Entry, Model
 
 _RULES = (
   (r'.*conv.*/w', (0, 1, 2), 'Haiku: (*window, in, out), depthwise too'),
   (r'.*(linear_\d|logits)/w', (0,), 'Haiku: (in, out)'),
   (r'.*/(scale|offset)', (), 'of a norm'),
 )
+_IMAGES = (2, 32, 32, 3)
+_NETS = {
+  'resnet_18': (_IMAGES, lambda nets, x: nets.ResNet18(10)(x, True)),
+  'resnet_50_v2': (
+    *(_IMAGES, lambda nets, x: nets.ResNet50(10, resnet_v2=True)(x, True)),
+  ),
+  'mobilenet_v1': (
+    *(_IMAGES, lambda nets, x: nets.MobileNetV1(num_classes=10)(x, True)),
+  ),
+  'mlp': ((2, 5), lambda nets, x: nets.MLP([16, 8, 4])(x)),
+}
 
 
-def _net(fn, shape):
+def _build(shape, fn):
   import haiku as hk
 
-  net = hk.transform_with_state(fn)
+  net = hk.transform_with_state(functools.partial(fn, hk.nets))
   x = jax.ShapeDtypeStruct(shape, jnp.float32)
   key = jax.eval_shape(lambda: jax.random.key(0))
   params, state = jax.eval_shape(net.init, key, x)
@@ -24,33 +37,5 @@ def _net(fn, shape):
   )
 
 
-@model('haiku')
-def resnet_18():
-  import haiku as hk
-
-  return _net(lambda x: hk.nets.ResNet18(10)(x, True), (2, 32, 32, 3))
-
-
-@model('haiku')
-def resnet_50_v2():
-  import haiku as hk
-
-  return _net(
-    lambda x: hk.nets.ResNet50(10, resnet_v2=True)(x, True), (2, 32, 32, 3)
-  )
-
-
-@model('haiku')
-def mobilenet_v1():
-  import haiku as hk
-
-  return _net(
-    lambda x: hk.nets.MobileNetV1(num_classes=10)(x, True), (2, 32, 32, 3)
-  )
-
-
-@model('haiku')
-def mlp():
-  import haiku as hk
-
-  return _net(lambda x: hk.nets.MLP([16, 8, 4])(x), (2, 5))
+for _name, _net in _NETS.items():
+  MODELS[f'haiku/{_name}'] = Entry('haiku', functools.partial(_build, *_net))

@@ -28,6 +28,7 @@ What fits neither form is a function of `Sizes` that returns a `Case`, under
 from collections.abc import Callable, Mapping
 import dataclasses
 import fnmatch
+import functools
 import importlib
 import math
 import re
@@ -181,8 +182,9 @@ def layer_by(
   """What registers layers: `layer(name, *inputs, axes)(lambda s: module)`.
 
   Args:
-    build: A function of a module and of its inputs, in shapes, which returns a
-      program, its params and its inputs.
+    build: A function of what makes a module from a framework's own arguments,
+      and of its inputs, in shapes, which returns a program, its params and its
+      inputs.
   """
 
   def layer(name, *words, reasons=None, **kwargs):
@@ -191,7 +193,7 @@ def layer_by(
     def register(make):
       def built(s: Sizes) -> Case:
         shapes = tuple(_input(shape, s) for shape in inputs)
-        fn, params, given = build(make(s), *shapes, **kwargs)
+        fn, params, given = build(functools.partial(make, s), *shapes, **kwargs)
         return Case(fn, params, given, _by_path(axes, params), reasons or {})
 
       built.__name__, built.__module__ = name, make.__module__

@@ -24,42 +24,12 @@ _PART = '! part of axis 0 is contracted'
 # Products and sums.
 
 
-# Contracted axes are neither first nor side by side.
-line('two_axes_of_an_einsum', 'bnih', w='oNlH')(
-  lambda x, w: jnp.einsum('bnih,onlh->bilo', x, w)
-)
-# The sum after a product runs over two axes.
-line('multiply_and_sum_two_axes', 'bni', w='NIo')(
-  lambda x, w: jnp.sum(x[..., None] * w, axis=(1, 2)) + 1.0
-)
-# `dot_general` without a contraction, and a sum after it.
-line('product_of_axes_and_sum', 'bi', w='oI')(
-  lambda x, w: jnp.einsum('bi,oi->boi', x, w).sum(2)
-)
-
-
-@program('bim', w='tIM')
-def product_then_sum(p, x):
-  """One axis is contracted, the other one summed a step later."""
-  y = jnp.einsum('tim,bim->tbm', p['w'], x)
-  return y.transpose(1, 0, 2).mean(2)
-
-
-@program('ebi', w='eIo')
-def experts_mixed_after_a_batched_product(p, x):
-  """The same with an input for each expert."""
-  y = jnp.einsum('ebi,eio->ebo', x, p['w'])
-  return jnp.sum(y * jax.nn.softmax(x)[..., :1], axis=0)
-
-
 @program('ei', w='EIo')
 def stacked_kernels_contracted_over_the_stack(p, x):
   """Kernels made by a loop are summed over, each with an input of its own."""
   return jnp.einsum('ei,eio->o', x, lax.map(lambda w: w * 2, p['w']))
 
 
-# One kernel is the sum of all of a stack.
-line('sum_of_stacked_kernels', 'bi', w='eIo')(lambda x, w: x @ w.sum(0))
 # A function of looked-up rows times a kernel, summed.
 line('multiply_and_sum_of_a_lookup', '#t', e='vi', w='Io')(
   lambda tokens, e, w: (jnp.tanh(e[tokens])[:, :, None] * w).sum(1)
@@ -119,12 +89,6 @@ def normalization(p, x):
   return (x - x.mean(-1, keepdims=True)) @ p['w']
 
 
-# Keys and values of a learned memory: outputs first, then inputs first.
-line('memory', 'bi', k='hI', v='Ho')(
-  lambda x, k, v: jax.nn.softmax(x @ k.T) @ v
-)
-
-
 @program('i', d='ii?', n='Ho')
 def image_of_a_rescaled_leaf(p, x):
   """Data times a leaf, through constants, is an activation for a kernel."""
@@ -136,13 +100,6 @@ def image_of_a_rescaled_leaf(p, x):
 # Rearrangements.
 
 
-@program('bni', w='NoI')
-def merged_after_transpose(p, x):
-  """Contracted axes are brought together, then merged."""
-  w = p['w'].transpose(0, 2, 1).reshape(-1, p['w'].shape[1])
-  return x.reshape(x.shape[0], -1) @ w
-
-
 @program('bi', w='[2I]o')
 def halves_meet_two_inputs(p, x):
   """Each half has its own input, and the results are added."""
@@ -150,23 +107,11 @@ def halves_meet_two_inputs(p, x):
   return x @ p['w'][:i] + jnp.tanh(x) @ p['w'][i:]
 
 
-# Columns taken apart and stacked as rows: a transposition.
-line('columns_stacked_again', 'bi', w='oI')(
-  lambda x, w: x @ jnp.stack([w[:, i] for i in range(x.shape[1])])
-)
-
-
 @program('bi', w='Io')
 def written_into_zeros(p, x):
   """A kernel is put into an array of zeros."""
   kernel = jnp.zeros((2, *p['w'].shape)).at[1].set(p['w'])
   return jnp.einsum('bi,kio->bko', x, kernel)
-
-
-# Padded, and what was padded is cut off again.
-line('padded_and_cut', 'bi', w='Io')(
-  lambda x, w: x @ jnp.pad(w, ((1, 2), (0, 0)))[1:-2]
-)
 
 
 @program('bi', w='Ixo', v='Io')
@@ -223,14 +168,6 @@ def half_in_a_product_and_a_sum(p, x):
   return jnp.einsum('bik,kio->bko', x, w)
 
 
-@program('bi', w='[4i]o! of axis 0 is contracted')
-def members_among_the_inputs(p, x):
-  """A mixture's members are interleaved with the inputs."""
-  i = x.shape[1]
-  gates = jnp.array([0.1, 0.2, 0.3, 0.4])
-  return x @ jnp.einsum('n,ino->io', gates, p['w'].reshape(i, 4, -1))
-
-
 @program('bi', w='[2i]i' + _PART)
 def part_of_an_axis_at_an_unknown_place(p, x):
   """A window of the inputs moves with the loop's counter."""
@@ -244,21 +181,11 @@ def part_of_an_axis_at_an_unknown_place(p, x):
 # One leaf by two paths: norms, gains, choices.
 
 
-# A gain with an axis of size one scales the kernel's rows.
-line('gain_of_inputs', 'bi', g='ix', v='Io')(lambda x, g, v: x @ (g * v))
-
-
 @program('bnd', w='NDo')
 def normalised_by_an_input_axis(p, x):
   """A norm over one of two input axes."""
   size = jnp.linalg.norm(p['w'], axis=1)[:, None]
   return jnp.einsum('bnd,ndo->bo', x, p['w'] / size)
-
-
-# Entries keep their places.
-line('softmax_over_outputs', 'bi', w='Io')(
-  lambda x, w: x @ jax.nn.softmax(w, axis=1)
-)
 
 
 @program('bi', w='Ii')
@@ -300,32 +227,10 @@ def gain_of_window_places(p, x):
   return _conv(x, (p['v'] / size * p['g']).T, ('NHC', 'HIO', 'NHC'))
 
 
-@program('bi', w='Io', g='eo')
-def ensemble_of_gains(p, x):
-  """Members share a kernel, and scale its outputs."""
-  return jax.vmap(lambda g: x @ (p['w'] * g))(p['g'])
-
-
-# A gain is multiplied in by a product without a contraction.
-line('gain_by_einsum', 'bi', s='i', w='Io')(
-  lambda x, s, w: x @ jnp.einsum('i,io->io', s, w)
+# A gain of two input axes, by a product without a contraction.
+line('gain_of_two_axes_by_einsum', 'bni', s='ni', w='NIo')(
+  lambda x, s, w: jnp.einsum('bni,nio->bo', x, jnp.einsum('ni,nio->nio', s, w))
 )
-
-
-@program('bni', s='ni', w='NIo')
-def gain_of_two_axes_by_einsum(p, x):
-  """The same over two input axes."""
-  kernel = jnp.einsum('ni,nio->nio', p['s'], p['w'])
-  return jnp.einsum('bni,nio->bo', x, kernel)
-
-
-@program('ebi', r='ei', w='eIo', s='eo')
-def ensemble_of_gains_by_einsum(p, x):
-  """The same for each member, on both sides of the kernel."""
-  kernel = jnp.einsum('ei,eio,eo->eio', p['r'], p['w'], p['s'])
-  return jnp.einsum('ebi,eio->ebo', x, kernel)
-
-
 # A number of the data divides the kernel.
 line('rescaled_by_data', 'bi', '', w='Io')(lambda x, sigma, w: x @ (w / sigma))
 
@@ -346,11 +251,10 @@ def kernel_of_a_switch(p, x, expert):
   return x @ lax.switch(expert, branches, p['w'])
 
 
-@program('bi', a='h', b='h', w='Ho')
-def embedding_chosen_by_data(p, x):
-  """A condition picks one of two vectors for each example: a lookup."""
-  chosen = jnp.where(x.sum(1, keepdims=True) > 0, p['a'], p['b'])
-  return chosen @ p['w']
+# A condition picks one of two vectors for each example: a lookup.
+line('embedding_chosen_by_data', 'bi', a='h', b='h', w='Ho')(
+  lambda x, a, b, w: jnp.where(x.sum(1, keepdims=True) > 0, a, b) @ w
+)
 
 
 @program('bi', m='E', k='E', w='eIo')
@@ -371,20 +275,6 @@ def collective_of_a_lookup(p, tokens):
 
 
 # Products of parameters.
-
-
-# LoRA in PyTorch's layout.
-line('low_rank_outputs_first', 'bi', w='oI', a='hI', b='oH')(
-  lambda x, w, a, b: x @ (w + b @ a).T
-)
-# Three layers in a row, multiplied first.
-line('product_of_three', 'bi', a='Ih', b='Hd', c='Do')(
-  lambda x, a, b, c: x @ (a @ b @ c)
-)
-# Batched factors of batched kernels.
-line('low_rank_in_a_stack', 'lbi', a='lIh', b='lHo')(
-  lambda x, a, b: x @ (a @ b)
-)
 
 
 @program('bmmi', w='WWIo')
@@ -475,13 +365,6 @@ def experts_weighed_by_a_parameter(p, x):
   return jnp.sum(y * p['g'][:, None, None], 0)
 
 
-@program('ei', w='eIo', g='e')
-def batched_product_weighed_after_its_sum(p, x):
-  """The same of one example, multiplied by a `dot_general` without a sum."""
-  y = jnp.sum(jnp.einsum('ei,eio->eio', x, p['w']), 1)
-  return jnp.sum(y * p['g'][:, None], 0)
-
-
 @program('ebi', w='eIo', g='e')
 def multiplied_experts_weighed_by_a_parameter(p, x):
   """The same by a multiplication, whose own sum comes first."""
@@ -502,17 +385,10 @@ def product_and_sum_before_scores(p, x):
   return jnp.einsum('bth,bsh->bts', q, q)
 
 
-@program('ni', w='nIh')
-def batched_product_and_sum_before_scores(p, x):
-  """The same, where a `dot_general` multiplies and sums nothing."""
-  q = jnp.sum(jnp.einsum('ni,nih->nih', x, p['w']), 1)
-  return jnp.einsum('nh,ni->hi', q, x)
-
-
-@program('ni', v='n', w='nih! weighed by a factor')
-def layer_of_one_output_after_a_layer(p, x):
-  """Of one example, it might as well be a gain of the kernel."""
-  return jnp.einsum('nh,n->h', jnp.einsum('ni,nih->nh', x, p['w']), p['v'])
+# Of one example, it might as well be a gain of the kernel.
+line(
+  'layer_of_one_output_after_a_layer', 'ni', v='n', w='nih! weighed by a factor'
+)(lambda x, v, w: jnp.einsum('nh,n->h', jnp.einsum('ni,nih->nh', x, w), v))
 
 
 @program('ni', v='no! a gain of a kernel', w='nIh')
@@ -526,8 +402,6 @@ def product_and_sum_after_a_layer(p, x):
 line('rows_that_meet_data', 'bi', '#b', u='vi! rows that data picked')(
   lambda x, j, u: jnp.einsum('bi,bi->b', x, u[j])
 )
-
-
 # Zeros around such rows do not make them a kernel: their places number nothing.
 line('padded_rows_that_meet_data', 'b6', '#t', u='v5! rows that data picked')(
   lambda x, j, u: x @ jnp.pad(u[j], ((0, 0), (1, 0))).T

@@ -8,48 +8,6 @@ import numpy as np
 from tests.infer.zoo import program
 
 
-def _convolved(x, kernel):
-  numbers = ('NHWC', 'HWIO', 'NHWC')
-  return lax.conv_general_dilated(
-    x, kernel, (1, 1), 'SAME', dimension_numbers=numbers
-  )
-
-
-@program('bmmi', a='Ih', b='Hi', conv='WWIi')
-def squeeze_and_excite(p, x):
-  """Channels are scaled by what two layers make of their means."""
-  h = _convolved(x, p['conv'])
-  z = jax.nn.relu(h.mean((1, 2)) @ p['a'])
-  return x + h * jax.nn.sigmoid(z @ p['b'])[:, None, None]
-
-
-@program('bti', 'bd', film='D2h', w='Ih')
-def modulated_features(p, x, z):
-  """FiLM: scales and shifts from another input, by one fused kernel."""
-  scale, shift = jnp.einsum('bd,dnh->nbh', z, p['film'])
-  return jax.nn.relu(x @ p['w'] * (1 + scale[:, None]) + shift[:, None])
-
-
-@program('bi', down='eHo', router='Ie', up='eIh')
-def mixture_of_the_best(p, x):
-  """Kernels of the best two experts are gathered for each token."""
-  gates, best = lax.top_k(jax.nn.softmax(x @ p['router']), 2)
-  h = jax.nn.relu(jnp.einsum('bi,bkih->bkh', x, p['up'][best]))
-  return jnp.einsum('bkh,bkho,bk->bo', h, p['down'][best], gates)
-
-
-@program('bi', router='Ie', w='eIo')
-def mixture_with_capacity(p, x):
-  """Tokens are sent to their expert's slots by one-hot products."""
-  gates = jax.nn.softmax(x @ p['router'])
-  chosen = jax.nn.one_hot(jnp.argmax(gates, -1), gates.shape[1])
-  slot = ((jnp.cumsum(chosen, 0) - 1) * chosen).astype(int)
-  sent = chosen[..., None] * jax.nn.one_hot(slot, 4)
-  slots = jnp.einsum('bec,bi->eci', sent, x)
-  done = jnp.einsum('eci,eio->eco', slots, p['w'])
-  return jnp.einsum('bec,eco->bo', sent * gates[..., None], done)
-
-
 @program('bti', kv='2Ind', latents='li!', o='NDi', q='ind!')
 def latents_of_one_example(p, x):
   """Latents that are not broadcast may be a layer's factor: declined."""
@@ -125,34 +83,11 @@ def diagonal_state_space(p, x):
   return lax.scan(one, h, x.swapaxes(0, 1))[1]
 
 
-@program('bti', u='Ii', w='Ii')
-def implicit_layer(p, x):
-  """A fixed point, iterated from zeros."""
-  step = lambda _, z: jnp.tanh(z @ p['w'] + x @ p['u'])  # noqa: E731
-  return lax.fori_loop(0, 3, step, jnp.zeros_like(x))
-
-
-@program('bti', b='2i', w='2iI')
-def cross_network(p, x):
-  """Inputs times a layer of features, added to them."""
-  y = x
-  for i in range(2):
-    y = x * (y @ p['w'][i].T + p['b'][i]) + y
-  return y
-
-
 @program('bi', v='Ih', w='I')
 def factorization_machine(p, x):
   """Pairs of inputs by vectors of a table: all sums run over the inputs."""
   pairs = jnp.square(x @ p['v']) - jnp.square(x) @ jnp.square(p['v'])
   return x @ p['w'] + jnp.sum(pairs, -1)
-
-
-@program('bti', w='IoW')
-def learned_functions(p, x):
-  """A Kolmogorov-Arnold layer: every input through a basis of functions."""
-  basis = jnp.stack([x**k for k in range(p['w'].shape[2])], -1)
-  return jnp.einsum('btik,iok->bto', basis, p['w'])
 
 
 @program('bti', w='Io22')
@@ -167,14 +102,10 @@ def spectral_convolution(p, x):
 def steerable_convolution(p, x):
   """A kernel made of fixed filters: the coefficients of each are contracted."""
   filters = np.linspace(-1, 1, 9 * 4, dtype=np.float32).reshape(3, 3, 4)
-  return _convolved(x, jnp.einsum('hwk,kio->hwio', filters, p['w']))
-
-
-@program('bti', b='t', up='I[2h]', w='tT')
-def spatial_gating(p, x):
-  """Half of the features gate the other half, mixed along time."""
-  u, v = jnp.split(x @ p['up'], 2, -1)
-  return u * (jnp.einsum('st,bth->bsh', p['w'], v) + p['b'][:, None])
+  kernel = jnp.einsum('hwk,kio->hwio', filters, p['w'])
+  return lax.conv_general_dilated(
+    *(x, kernel, (1, 1), 'SAME'), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
 
 
 @program('bti', scores='ntT', v='Ind')
@@ -193,23 +124,6 @@ def noise_of_kernels(p, x):
   noise = jax.random.normal(jax.random.key(0), std.shape)
   y = jnp.tanh(x @ (p['mean'] + std * noise))
   return y + jnp.sqrt(jnp.square(x) @ jnp.square(std))
-
-
-@program('bti', g='4h', h='H[4h]', x='I[4h]')
-def layer_normalised_gates(p, x):
-  """An LSTM whose four gates are normalized, each with its own scale."""
-
-  def step(state, x):
-    h, c = state
-    z = (x @ p['x'] + h @ p['h']).reshape(x.shape[0], 4, -1)
-    z = z / jnp.sqrt(jnp.mean(z * z, -1, keepdims=True) + 1e-5) * p['g']
-    i, f, o, g = (z[:, k] for k in range(4))
-    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    h = jax.nn.sigmoid(o) * jnp.tanh(c)
-    return (h, c), h
-
-  start = jnp.zeros((x.shape[0], p['h'].shape[0]))
-  return lax.scan(step, (start, start), x.swapaxes(0, 1))[1]
 
 
 @program('bi', '[5]o', q='Io', k='Io')

@@ -25,28 +25,26 @@ def layer(make, *inputs, call=None):
 
 # `(out, in)`.
 layer('linear', 'bi', {'weight': (1,)})(
-  lambda s: lambda key: eqx.nn.Linear(s.inp, s.out, key=key)
+  lambda s, key: eqx.nn.Linear(s.inp, s.out, key=key)
 )
 # Layers in a tuple.
 layer('mlp', 'bi', {'layers/*/weight': (1,)})(
-  lambda s: lambda key: eqx.nn.MLP(s.inp, s.out, s.hid, 2, key=key)
+  lambda s, key: eqx.nn.MLP(s.inp, s.out, s.hid, 2, key=key)
 )
 # `(out, in / groups, *window)`; the bias is `(out, 1)`.
 layer('conv_1d', 'bim', {'bias': (), 'weight': (1, 2)})(
-  lambda s: lambda key: eqx.nn.Conv1d(s.inp, s.out, s.window, key=key)
+  lambda s, key: eqx.nn.Conv1d(s.inp, s.out, s.window, key=key)
 )
 layer('conv_2d_grouped', 'bimm', {'bias': (), 'weight': (1, 2, 3)})(
-  lambda s: lambda key: eqx.nn.Conv2d(s.inp, s.out, s.window, groups=2, key=key)
+  lambda s, key: eqx.nn.Conv2d(s.inp, s.out, s.window, groups=2, key=key)
 )
 layer('conv_3d', 'bimmm', {'bias': (), 'weight': (1, 2, 3, 4)})(
-  lambda s: lambda key: eqx.nn.Conv3d(s.inp, s.out, s.window, key=key)
+  lambda s, key: eqx.nn.Conv3d(s.inp, s.out, s.window, key=key)
 )
 # Unlike PyTorch's, Equinox's kernel is `(out, in, *window)` here too.
 layer('conv_transpose', 'bimm', {'bias': (), 'weight': (1, 2, 3)})(
-  lambda s: (
-    lambda key: eqx.nn.ConvTranspose2d(
-      s.inp, s.out, s.window, stride=2, key=key
-    )
+  lambda s, key: eqx.nn.ConvTranspose2d(
+    s.inp, s.out, s.window, stride=2, key=key
   )
 )
 
@@ -73,12 +71,10 @@ def _rotated(model, x):
 layer(
   *('attention', 'bti', {'*weight': (1,)}),
   call=lambda model, x: jax.vmap(lambda x: model(x, x, x))(x),
-)(lambda s: lambda key: _attention(s, key))
+)(_attention)
 layer('attention_rotary', 'bti', {'0/*weight': (1,)}, call=_rotated)(
-  lambda s: (
-    lambda key: (
-      *(_attention(s, key), eqx.nn.RotaryPositionalEmbedding(s.width)),
-    )
+  lambda s, key: (
+    *(_attention(s, key), eqx.nn.RotaryPositionalEmbedding(s.width)),
   )
 )
 
@@ -97,10 +93,10 @@ def _scanned(cell, x):
 
 
 layer('gru', 'bti', {'weight_*h': (1,)}, call=_scanned)(
-  lambda s: lambda key: eqx.nn.GRUCell(s.inp, s.hid, key=key)
+  lambda s, key: eqx.nn.GRUCell(s.inp, s.hid, key=key)
 )
 layer('lstm', 'bti', {'weight_*h': (1,)}, call=_scanned)(
-  lambda s: lambda key: eqx.nn.LSTMCell(s.inp, s.hid, key=key)
+  lambda s, key: eqx.nn.LSTMCell(s.inp, s.hid, key=key)
 )
 
 
@@ -123,13 +119,13 @@ def _call_tied(shared, ids):
 layer(
   *('embedding', '#bt', {'weight': ()}),
   call=lambda model, ids: jax.vmap(jax.vmap(model))(ids),
-)(lambda s: lambda key: eqx.nn.Embedding(s.vocab, s.hid, key=key))
+)(lambda s, key: eqx.nn.Embedding(s.vocab, s.hid, key=key))
 # `eqx.nn.Shared` between the embedding and the output layer.
 layer(
   *('embedding_tied', '#bt', {'pytree/0/weight': (1,)}),
   reasons={'pytree/0/weight': 'looked up'},
   call=_call_tied,
-)(lambda s: lambda key: _tied(s, key))
+)(_tied)
 
 
 # Norms.
@@ -150,31 +146,27 @@ layer(
   {'0/*': (), '1/bias': (), '1/weight': (1, 2, 3)},
   call=_in_a_row,
 )(
-  lambda s: (
-    lambda key: (
-      eqx.nn.LayerNorm((s.inp, s.image, s.image)),
-      eqx.nn.Conv2d(s.inp, s.out, s.window, key=key),
-    )
+  lambda s, key: (
+    eqx.nn.LayerNorm((s.inp, s.image, s.image)),
+    eqx.nn.Conv2d(s.inp, s.out, s.window, key=key),
   )
 )
 # The weight is divided by its norm, over all but the outputs.
 layer('weight_norm', 'bi', {'g': (), 'layer/weight': (1,)})(
-  lambda s: lambda key: eqx.nn.WeightNorm(eqx.nn.Linear(s.inp, s.out, key=key))
+  lambda s, key: eqx.nn.WeightNorm(eqx.nn.Linear(s.inp, s.out, key=key))
 )
 # Layers without weight vectors between two that have them.
 layer(
   *('prelu_and_norms', 'bi', {'0/weight': (1,), '5/weight': (1,)}),
   call=_in_a_row,
 )(
-  lambda s: (
-    lambda key: (
-      eqx.nn.Linear(s.inp, s.hid, key=key),
-      eqx.nn.PReLU(),
-      eqx.nn.RMSNorm(s.hid),
-      eqx.nn.GroupNorm(2, s.hid),
-      eqx.nn.LayerNorm(s.hid),
-      eqx.nn.Linear(s.hid, s.out, key=key),
-    )
+  lambda s, key: (
+    eqx.nn.Linear(s.inp, s.hid, key=key),
+    eqx.nn.PReLU(),
+    eqx.nn.RMSNorm(s.hid),
+    eqx.nn.GroupNorm(2, s.hid),
+    eqx.nn.LayerNorm(s.hid),
+    eqx.nn.Linear(s.hid, s.out, key=key),
   )
 )
 
@@ -202,17 +194,13 @@ def _ensemble(members, x):
 
 
 layer('stack', 'bi', {'bias': (), 'weight': (2,)}, call=_scan)(
-  lambda s: (
-    lambda key: _stacked(
-      lambda k: eqx.nn.Linear(s.inp, s.inp, key=k), s.layers, key
-    )
+  lambda s, key: _stacked(
+    lambda k: eqx.nn.Linear(s.inp, s.inp, key=k), s.layers, key
   )
 )
 # One input for all members.
 layer('ensemble', 'bi', {'*bias': (), '*weight': (2,)}, call=_ensemble)(
-  lambda s: (
-    lambda key: _stacked(
-      lambda k: eqx.nn.MLP(s.inp, s.out, s.hid, 1, key=k), s.experts, key
-    )
+  lambda s, key: _stacked(
+    lambda k: eqx.nn.MLP(s.inp, s.out, s.hid, 1, key=k), s.experts, key
   )
 )

@@ -16,12 +16,10 @@ line('diagonal_gain', 'bi', a='i: scales a weight', w='Io')(
 line('diagonal_gain_of_outputs', 'bi', a='o', w='Io')(
   lambda x, a, w: x @ (w @ jnp.diag(a))
 )
-
-
-@program('bi', a='[2i]', w='[2i]o! of axis 0 is contracted')
-def diagonal_gain_of_half(p, x):
-  """Of the rows of `diag(a) @ w` half are used, and so of the rows of `w`."""
-  return x @ (jnp.diag(p['a']) @ p['w'])[: x.shape[1]]
+# Of the rows of `diag(a) @ w` half are used, and so of the rows of `w`.
+line(
+  'diagonal_gain_of_half', 'bi', a='[2i]', w='[2i]o! of axis 0 is contracted'
+)(lambda x, a, w: x @ (jnp.diag(a) @ w)[: x.shape[1]])
 
 
 @program('bi', a='[2i]', w='[2i]o! a factor of a kernel')
@@ -50,15 +48,10 @@ line('gain_of_a_factor', 'bi', a='i: scales a weight', u='Ih', v='Ho')(
 line('gain_by_einsum_of_one_example', 'i', a='i', w='Io')(
   lambda x, a, w: jnp.einsum('i,i,io->o', x, a, w)
 )
-
-
-@program('bi', a='i', b='o', w='Io')
-def gain_after_the_product(p, x):
-  """Data times kernel, times gains of inputs and outputs, then the sum."""
-  product = x[:, :, None] * p['w'] * p['a'][:, None] * p['b']
-  return jnp.sum(product, 1)
-
-
+# Data times kernel, times gains of inputs and outputs, then the sum.
+line('gain_after_the_product', 'bi', a='i', b='o', w='Io')(
+  lambda x, a, b, w: jnp.sum(x[:, :, None] * w * a[:, None] * b, 1)
+)
 # `u` makes features of numbers; `v` is a layer on these.
 line('features_mixed', 'bi', u='ih: scales activations', v='Io')(
   lambda x, u, v: jnp.einsum('bih,io->bho', x[:, :, None] * u, v)
@@ -86,13 +79,6 @@ def batch_ensemble_of_kernels(p, x):
 def low_rank_for_each_task(p, x):
   """A shared kernel, and an update for each of some tasks: all are kernels."""
   return jax.vmap(lambda a: x @ (p['w'] + a @ p['b']))(p['a'])
-
-
-@program('bi', a='Ih', b='Ho')
-def low_rank_taken_apart(p, x):
-  """Rows of a low-rank kernel are taken apart and stacked again."""
-  w = p['a'] @ p['b']
-  return x @ jnp.stack([w[i] for i in range(x.shape[1])])
 
 
 # `u @ c @ v`: three layers in a row.
@@ -123,15 +109,10 @@ line('learned_queries_with_a_bias', 'bi', a='hi' + _LATENT, b='xi!', q='lh!')(
 line('learned_queries_with_a_residual', 'bi', a='ii' + _LATENT, q='lI')(
   lambda x, a, q: jax.nn.softmax((q + q @ a) @ x.T)
 )
-
-
-@program('bi', a='dh!', b='h', c='hi!', q='ld!')
-def learned_queries_through_two_layers(p, x):
-  """A nonlinearity shows the layer after it, too."""
-  hidden = jnp.tanh(p['q'] @ p['a'] + p['b'])
-  return jax.nn.softmax((hidden @ p['c']) @ x.T)
-
-
+# A nonlinearity shows the layer after it, too.
+line(
+  'learned_queries_through_two_layers', 'bi', a='dh!', b='h', c='hi!', q='ld!'
+)(lambda x, a, b, c, q: jax.nn.softmax(jnp.tanh(q @ a + b) @ c @ x.T))
 # `tanh(w + b)` with a `b` that all members share: no plain inner product.
 line('nonlinear_sum_with_a_shared_part', 'bi', b='io!', w='eIo')(
   lambda x, b, w: jnp.einsum('bi,eio->ebo', x, jnp.tanh(w + b))

@@ -23,72 +23,60 @@ def layer(fn, *inputs):
 
 
 # `(in, out)`; the name is `w`.
-layer('linear', 'bi', {'linear/w': (0,)})(
-  lambda s: lambda x: hk.Linear(s.out)(x)
-)
+layer('linear', 'bi', {'linear/w': (0,)})(lambda s, x: hk.Linear(s.out)(x))
 # Three layers and dropout.
 layer('mlp', 'bi', {'*/w': (0,)})(
-  lambda s: (
-    lambda x: hk.nets.MLP([s.hid, s.hid, s.out])(
-      x, dropout_rate=0.1, rng=hk.next_rng_key()
-    )
+  lambda s, x: hk.nets.MLP([s.hid, s.hid, s.out])(
+    x, dropout_rate=0.1, rng=hk.next_rng_key()
   )
 )
 # `NCHW` data; the kernel stays `(*window, in, out)`.
 layer('conv_channels_first', 'bimm', {'*/b': (), '*/w': (0, 1, 2)})(
-  lambda s: lambda x: hk.Conv2D(s.out, s.window, data_format='NCHW')(x)
+  lambda s, x: hk.Conv2D(s.out, s.window, data_format='NCHW')(x)
 )
 # Haiku keeps it transposed: `(*window, out, in)`.
 layer('conv_transpose', 'bmmi', {'*/w': (0, 1, 3)})(
-  lambda s: lambda x: hk.Conv2DTranspose(s.out, s.window, stride=2)(x)
+  lambda s, x: hk.Conv2DTranspose(s.out, s.window, stride=2)(x)
 )
 # `(*window, 1, in * multiplier)`, then one-by-one convolutions.
 layer('conv_depthwise', 'bmmi', {'*/w': (0, 1, 2)})(
-  lambda s: (
-    lambda x: hk.SeparableDepthwiseConv2D(2, s.window)(
-      hk.DepthwiseConv2D(2, s.window)(x)
-    )
+  lambda s, x: hk.SeparableDepthwiseConv2D(2, s.window)(
+    hk.DepthwiseConv2D(2, s.window)(x)
   )
 )
 # Haiku's projections are plain Dense layers, reshaped into heads after.
 layer('attention', 'bti', {'*/w': (0,)})(
-  lambda s: (
-    lambda x: hk.MultiHeadAttention(
-      s.heads, s.width, w_init=hk.initializers.VarianceScaling()
-    )(x, x, x)
-  )
+  lambda s, x: hk.MultiHeadAttention(
+    s.heads, s.width, w_init=hk.initializers.VarianceScaling()
+  )(x, x, x)
 )
 # Looked up by number.
 layer('embed', '#bt', {'embed/embeddings': ()})(
-  lambda s: lambda ids: hk.Embed(s.vocab, s.hid)(ids)
+  lambda s, ids: hk.Embed(s.vocab, s.hid)(ids)
 )
 # A bias for each place and channel, of rank 3.
 layer(
   *('bias_of_an_image', 'bmmi', {'bias/b': ()}),
   reasons={'bias/b': 'added to activations'},
-)(lambda s: lambda x: jax.nn.relu(hk.Bias()(x)))
+)(lambda s, x: jax.nn.relu(hk.Bias()(x)))
 
 
-def _unrolled(s, make):
-  def fn(x):
-    core = make()
-    return hk.dynamic_unroll(core, x, core.initial_state(s.batch))[0]
-
-  return fn
+def _unrolled(s, x, core):
+  return hk.dynamic_unroll(core, x, core.initial_state(s.batch))[0]
 
 
 # Input and state are concatenated and meet one kernel.
 layer('lstm', 'tbi', {'*/w': (0,)})(
-  lambda s: _unrolled(s, lambda: hk.LSTM(s.hid))
+  lambda s, x: _unrolled(s, x, hk.LSTM(s.hid))
 )
 # Kernels from the input and from the state, gates side by side.
 layer('gru', 'tbi', {'gru/w_*': (0,)})(
-  lambda s: _unrolled(s, lambda: hk.GRU(s.hid))
+  lambda s, x: _unrolled(s, x, hk.GRU(s.hid))
 )
 # One conv for the four gates, under a scan.
 layer('conv_lstm', 'tbmmi', {'*/w': (0, 1, 2)})(
-  lambda s: _unrolled(
-    s, lambda: hk.Conv2DLSTM((s.image, s.image), s.hid, s.window)
+  lambda s, x: _unrolled(
+    s, x, hk.Conv2DLSTM((s.image, s.image), s.hid, s.window)
   )
 )
 
@@ -107,10 +95,6 @@ def _normed(s, x):
 
 
 # `hk.experimental.layer_stack`: a scan, the stack's axis first.
-layer('layer_stack', 'bi', {'*/w': (1,), '*': ()})(
-  lambda s: lambda x: _stack(s, x)
-)
+layer('layer_stack', 'bi', {'*/w': (1,), '*': ()})(_stack)
 # Scales and offsets of rank 4, of which three are of size one.
-layer('batch_norm', 'bmmi', {'batch*': (), '*/w': (0, 1, 2)})(
-  lambda s: lambda x: _normed(s, x)
-)
+layer('batch_norm', 'bmmi', {'batch*': (), '*/w': (0, 1, 2)})(_normed)

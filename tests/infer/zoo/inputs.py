@@ -48,11 +48,10 @@ def implicit_image(p, image):
   return jnp.mean((made.reshape(image.shape) - image) ** 2)
 
 
-@program('ti', a='[2X]h', b='h', c='Hi', w='Io')
-def constant_edges_scale_messages(p, x):
-  """What layers make of constants multiplies data: they are layers still."""
-  edges = jnp.tanh(_grid(x.shape[0], 1) @ p['a'] + p['b']) @ p['c']
-  return (x * edges) @ p['w']
+# What layers make of constants multiplies data: they are layers still.
+line('constant_edges_scale_messages', 'ti', a='[2X]h', b='h', c='Hi', w='Io')(
+  lambda x, a, b, c, w: x * (jnp.tanh(_grid(x.shape[0], 1) @ a + b) @ c) @ w
+)
 
 
 @program('key', 'bi', a='[6X]h', b='Hh', m='H[2h]', u='Ih', v='Hi')

@@ -15,21 +15,15 @@ _conv = functools.partial(
   padding='SAME',
   dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
 )
-_conv_1d = functools.partial(
-  lax.conv_general_dilated,
-  window_strides=(1,),
-  padding='SAME',
-  dimension_numbers=('NWC', 'WIO', 'NWC'),
-)
 
 
 # Low rank: only an axis longer than one can have been broadcast.
 
 
-@program('bmmi', w='XXIo', a='I2', b='[2X]o')
-def low_rank_in_a_convolution_of_one_pixel(p, x):
-  """LoRA in a 1x1 convolution: the axes of size one say nothing."""
-  return _conv(x, p['w'] + p['a'][None, None] @ p['b'])
+# LoRA in a 1x1 convolution: the axes of size one say nothing.
+line(
+  'low_rank_in_a_convolution_of_one_pixel', 'bmmi', w='XXIo', a='I2', b='[2X]o'
+)(lambda x, w, a, b: _conv(x, w + a[None, None] @ b))
 
 
 @program('bi', a='I2', b='[2X]o')
@@ -42,10 +36,6 @@ def low_rank_to_one_head(p, x):
 # LoRA onto a kernel that is an input: frozen, it is not among the params.
 line('low_rank_onto_a_frozen_base', 'bi', 'io', a='I2', b='[2X]o')(
   lambda x, base, a, b: x @ (base + a @ b)
-)
-# The same with a convolution and its window.
-line('low_rank_onto_a_frozen_convolution', 'bmmi', 'wwio', a='WWI2', b='[2X]o')(
-  lambda x, base, a, b: _conv(x, base + a @ b)
 )
 
 
@@ -60,10 +50,10 @@ def low_rank_in_scanned_layers(p, x):
   return lax.scan(layer, x, p)[0]
 
 
-@program('bi', w='Io', a='I2?', b='[2X]o?', c='I2?', d='[2X]o?')
-def product_of_low_ranks(p, x):
-  """LoHa multiplies two low-rank kernels entry by entry."""
-  return x @ (p['w'] + (p['a'] @ p['b']) * (p['c'] @ p['d']))
+# LoHa multiplies two low-rank kernels entry by entry.
+line(
+  'product_of_low_ranks', 'bi', w='Io', a='I2?', b='[2X]o?', c='I2?', d='[2X]o?'
+)(lambda x, w, a, b, c, d: x @ (w + (a @ b) * (c @ d)))
 
 
 @program('bi', a='2', b='o')
@@ -82,13 +72,10 @@ def vectors_between_fixed_factors(p, x):
 line('rotation_by_an_exponential', 'bi', a='ii?', w='Io')(
   lambda x, a, w: x @ jax.scipy.linalg.expm(a - a.T) @ w
 )
-
-
-@program('bi', w='Io')
-def rescaled_by_its_own_gram_matrix(p, x):
-  """Columns over row sums of `|w.T @ w|`: only lengths (AOL)."""
-  gram = jnp.abs(p['w'].T @ p['w'])
-  return x @ (p['w'] * lax.rsqrt(gram.sum(0) + 1e-6))
+# Columns over row sums of `|w.T @ w|`: only lengths (AOL).
+line('rescaled_by_its_own_gram_matrix', 'bi', w='Io')(
+  lambda x, w: x @ (w * lax.rsqrt(jnp.abs(w.T @ w).sum(0) + 1e-6))
+)
 
 
 @program('bi', w='[2I]o')
@@ -158,14 +145,6 @@ def sum_of_kronecker_products(p, x):
   return x @ sum(jnp.kron(a, s) for a, s in pairs)
 
 
-@program('b[ni]', a='nId', b='dNo')
-def block_diagonals_with_a_permutation(p, x):
-  """A Monarch matrix: layers of blocks, transposed in between."""
-  h = x.reshape(x.shape[0], *p['a'].shape[:2])
-  h = jnp.einsum('bni,nid->bdn', h, p['a'])
-  return jnp.einsum('bdn,dno->bdo', h, p['b']).reshape(x.shape[0], -1)
-
-
 @program('bti', w='[11X]i?')
 def toeplitz_mixing(p, x):
   """Each output meets a window of the offsets: a part of an axis at a time."""
@@ -208,30 +187,11 @@ line('product_of_three_lookups', '#b', '#b', e='vi?', r='ei?')(
 )
 
 
-@program('b[9x]x', lo='ox', band='ox', w='WOi')
-def filters_of_two_numbers(p, x):
-  """Band-pass filters are functions of two cut-offs each (SincNet)."""
-  t = np.arange(1, 10, dtype=np.float32)[None] / 16
-  low = jnp.abs(p['lo'])
-  high = low + jnp.abs(p['band'])
-  half = (jnp.sin(high * t) - jnp.sin(low * t)) / t
-  taps = jnp.concatenate([half[:, ::-1], 2 * (high - low), half], 1)
-  y = _conv_1d(x, (taps * np.hamming(19).astype('f')).T[:, None])
-  return _conv_1d(jnp.abs(y), p['w'])
-
-
 @program('bmmi', w='WWIo')
 def four_orientations(p, x):
   """The kernel in four rotations side by side: one layer on four groups."""
   turned = [jnp.rot90(p['w'], k) for k in range(4)]
   return _conv(x, jnp.concatenate(turned, -1))
-
-
-@program('bmmi', w='WWIo')
-def best_of_four_orientations(p, x):
-  """The same in four convolutions, of which the largest counts."""
-  made = [_conv(x, jnp.rot90(p['w'], k)) for k in range(4)]
-  return functools.reduce(jnp.maximum, made)
 
 
 @program('mm', 'nm', k='[3X][3X]', f='n[3X]')
@@ -268,13 +228,6 @@ def splines(p, x):
   return y + jax.nn.silu(x) @ p['w']
 
 
-@program('bi', c='[4I]o', g='4')
-def radial_functions(p, x):
-  """Distances to learned places, then a Dense layer (FastKAN)."""
-  features = jnp.exp(-((x[..., None] - p['g']) ** 2))
-  return features.reshape(x.shape[0], -1) @ p['c']
-
-
 @program('bi', 'bh', w='WWIo', a='Hi', c='i')
 def demodulated_convolution(p, x, style):
   """StyleGAN2 as written: examples are groups of one convolution."""
@@ -301,10 +254,7 @@ def kernels_of_bases(p, x):
 line('kernel_of_codes', 'bi', c='i3?', w='3o?')(
   lambda x, c, w: x @ jnp.tanh(c @ w)
 )
-
-
-@program('bi', w='Ih')
-def kernel_in_a_basis_of_outputs(p, x):
-  """A constant makes outputs of the kernel's: its input is not the constant."""
-  basis = np.cos(np.outer(np.arange(p['w'].shape[1]), np.arange(5)))
-  return x @ (p['w'] @ basis)
+# A constant makes outputs of the kernel's: its input is not the constant.
+line('kernel_in_a_basis_of_outputs', 'bi', w='Ih')(
+  lambda x, w: x @ (w @ np.cos(np.outer(np.arange(w.shape[1]), np.arange(5))))
+)

@@ -19,12 +19,6 @@ def _conv(x, w, spec=('NHWC', 'HWIO', 'NHWC'), strides=None, **options):
   )
 
 
-# Kernel `(window, in, out)`.
-line('conv_1d', 'bmi', w='WIo')(lambda x, w: _conv(x, w, ('NHC', 'HIO', 'NHC')))
-# Kernel `(out, in, window)`, channels first.
-line('conv_1d_torch', 'bim', w='oIW')(
-  lambda x, w: _conv(x, w, ('NCH', 'OIH', 'NCH'))
-)
 # The usual kernel of JAX, strided.
 line('conv_2d', 'bmmi', w='WWIo')(lambda x, w: _conv(x, w, strides=(2, 2)))
 # Kernel `(out, in, *window)`, dilated.
@@ -34,14 +28,6 @@ line('conv_2d_torch', 'bimm', w='oIWW')(
 # Outputs between the window's axes, data with its batch last.
 line('conv_2d_odd_numbers', 'mimb', w='WoIW')(
   lambda x, w: _conv(x, w, ('WCHN', 'HOIW', 'HNCW'))
-)
-# Kernel `(*window, in, out)`.
-line('conv_3d', 'bmmmi', w='WWWIo')(
-  lambda x, w: _conv(x, w, ('NDHWC', 'DHWIO', 'NDHWC'))
-)
-# Inputs first, outputs in the middle.
-line('conv_3d_odd_numbers', 'ibmmm', w='IWoWW')(
-  lambda x, w: _conv(x, w, ('CNWDH', 'IDOHW', 'DHWCN'))
 )
 # Two groups: each output sees half of the channels, all of axis `I`.
 line('conv_grouped', 'bmm[2i]', w='WWI[2o]')(
@@ -59,10 +45,6 @@ line('conv_transposed', 'bmmi', w='WWIo')(
 line('conv_transposed_kernel', 'bmmi', w='WWoI')(
   lambda x, w: lax.conv_transpose(x, w, (2, 2), 'SAME', transpose_kernel=True)
 )
-# An ensemble of kernels: `vmap` turns the members into groups.
-line('conv_vmapped_kernels', 'bmmi', w='eWWIo')(
-  lambda x, w: jax.vmap(partial(_conv, x))(w)
-)
 # A kernel for each example's image; members are axis 2 of the kernel.
 line('conv_vmapped_both', 'ebmmi', w='WWeIo')(
   lambda x, w: jax.vmap(_conv, in_axes=(0, 2))(x, w)
@@ -75,14 +57,6 @@ def conv_vmapped_grouped(p, x):
   spec = ('NHC', 'HIO', 'NHC')
   conv = partial(_conv, spec=spec, feature_group_count=2)
   return jax.vmap(conv)(x, p['w'])
-
-
-@program('bmmi', 'bh', style='Hi', w='WWIo')
-def conv_modulated(p, x, z):
-  """A style made from data scales each channel of the kernel (StyleGAN)."""
-  w = p['w'] * (1 + z @ p['style'])[:, None, None, :, None]
-  w = w * lax.rsqrt(jnp.sum(w * w, (1, 2, 3), keepdims=True) + 1e-6)
-  return jax.vmap(lambda x, w: _conv(x[None], w))(x, w)
 
 
 @program('bi', gate='Io', w='Io')
@@ -122,25 +96,11 @@ def _attend(q, k, v):
   return jnp.einsum('bnqk,bknd->bqnd', jax.nn.softmax(scores), v)
 
 
-@program('bti', b='nd', k='Ind', o='NDi', q='Ind', v='Ind')
-def attention_with_heads(p, x):
-  """Projections to `(heads, width)`, and back from both."""
-  q, k, v = (y + p['b'] for y in _heads(p, x))
-  return jnp.einsum('btnd,ndi->bti', _attend(q, k, v), p['o'])
-
-
 @program('bti', o='NDi', qkv='3nId')
 def attention_fused_axis(p, x):
   """One kernel `(3, heads, in, width)`: what and which head come first."""
   q, k, v = jnp.einsum('bti,jnid->jbtnd', x, p['qkv'])
   return jnp.einsum('btnd,ndi->bti', _attend(q, k, v), p['o'])
-
-
-@program('bti', in_proj='[3o]I', out_proj='iO')
-def attention_fused_split_before(p, x):
-  """PyTorch's `in_proj_weight` `(3 * out, in)`, split and transposed."""
-  q, k, v = (x @ w.T for w in jnp.split(p['in_proj'], 3))
-  return jax.nn.softmax(q @ k.swapaxes(1, 2)) @ v @ p['out_proj'].T
 
 
 @program('bti', k='Ind', o='[2N]Di', q='I[2n]d', v='Ind')
@@ -164,14 +124,6 @@ def attention_query_without_projection(p, x):
   """A query of each head meets the keys themselves: a Dense layer on them."""
   q = jnp.broadcast_to(p['query'], (x.shape[0], *p['query'].shape[1:]))
   return _attend(q, *_heads(p, x, 'kv'))
-
-
-@program('bti', bias='tx', k='Ih', q='Ih')
-def attention_relative_bias(p, x):
-  """A learned table of distances, looked up and added to the scores."""
-  place = np.arange(x.shape[1])
-  bias = p['bias'][np.abs(place[:, None] - place), 0]
-  return jax.nn.softmax((x @ p['q']) @ (x @ p['k']).swapaxes(1, 2) + bias)
 
 
 @program('bti', k='Ih', prefix='lh', q='Ih')
@@ -200,12 +152,6 @@ def embedding_take_and_positions(p, ids):
   """`jnp.take`, and positions from a slice of a longer table."""
   x = jnp.take(p['tokens'], ids, axis=0)
   return (x + p['positions'][: ids.shape[1]]) @ p['w']
-
-
-# A narrow table and a projection to the model's width (ALBERT).
-line('embedding_factorised', '#bt', table='vi', up='Io')(
-  lambda ids, table, up: table[ids] @ up
-)
 
 
 # Mixtures of experts.
@@ -289,41 +235,13 @@ def spectral_norm_of_a_layer_on_a_constant(p, x):
   return jnp.tanh(x @ p['v']), p['z'] @ (w / jnp.linalg.norm(v))
 
 
-@program('bi', h='Ho', i='Io')
-def layer_on_a_constant_state(p, x):
-  """One step of a recurrent layer from a constant; what it makes meets data."""
-  state = jnp.ones((x.shape[0], p['h'].shape[0]))
-  return jnp.tanh(state @ p['h'] + x @ p['i'])
-
-
-@program('bi', w='Io')
-def quantised_in_training(p, x):
-  """Rounded to eight bits in the forward pass, straight through backwards."""
-  fake_round = jax.custom_vjp(lambda w: jnp.round(w))
-  fake_round.defvjp(lambda w: (jnp.round(w), None), lambda _, g: (g,))
-  scale = jnp.max(jnp.abs(p['w']), axis=0, keepdims=True) / 127
-  return x @ (fake_round(jnp.clip(p['w'] / scale, -127, 127)) * scale)
-
-
-@program('bi', w='Io')
-def quantised_product(p, x):
-  """Both operands rounded to int8, multiplied as integers."""
-  small = [jnp.round(127 * a).astype(jnp.int8) for a in (x, p['w'])]
-  return jnp.matmul(*small, preferred_element_type=jnp.int32) / 127.0**2
+# One step of a recurrent layer from a constant; what it makes meets data.
+line('layer_on_a_constant_state', 'bi', h='Ho', i='Io')(
+  lambda x, h, i: jnp.tanh(jnp.ones((x.shape[0], h.shape[0])) @ h + x @ i)
+)
 
 
 # Recurrent and other models.
-
-
-@program('tbi', decay='xh', i='Ih', o='Ho')
-def state_space_diagonal(p, x):
-  """Data in and out by matrices; the state decays by a learned factor."""
-
-  def step(h, x):
-    h = h * jax.nn.sigmoid(p['decay']) + x @ p['i']
-    return h, h @ p['o']
-
-  return lax.scan(step, jnp.zeros((x.shape[1], p['decay'].shape[1])), x)[1]
 
 
 @program('bti', channels='Io', tokens='Th')
@@ -331,13 +249,6 @@ def token_mixing(p, x):
   """MLP-Mixer: a Dense layer over positions."""
   y = jnp.swapaxes(x, 1, 2) @ p['tokens']
   return jax.nn.gelu(jnp.swapaxes(y, 1, 2)) @ p['channels']
-
-
-@program('bti', down='Hi', up='I2h')
-def gated_unit(p, x):
-  """SwiGLU with gate and value in one kernel `(in, 2, hid)`."""
-  gate, value = jnp.moveaxis(jnp.tensordot(x, p['up'], 1), -2, 0)
-  return (jax.nn.silu(gate) * value) @ p['down']
 
 
 # `x w z` in two steps: the kernel meets `x` first, `z` meets the result.

@@ -10,8 +10,9 @@ import numpy as np
 from tests.infer.zoo import Case, Missing, case, f32, layer_by
 
 
-def _linen(module, *inputs):
+def _linen(make, *inputs):
   """Other collections than params are inputs."""
+  module = make()
   key = jax.eval_shape(lambda: jax.random.key(0))
   variables = dict(jax.eval_shape(module.init, key, *inputs))
   params = variables.pop('params')
@@ -67,8 +68,8 @@ def fp8_dense(s):
   """Both operands scaled and cast to eight bits around the product."""
   if not hasattr(nn, 'Fp8DirectDotGeneralOp'):
     raise Missing('nn.Fp8DirectDotGeneralOp is not in this Flax')
-  module = nn.Dense(s.out, dot_general_cls=nn.Fp8DirectDotGeneralOp)
-  fn, params, inputs = _linen(module, f32(s.batch, s.inp))
+  make = lambda: nn.Dense(s.out, dot_general_cls=nn.Fp8DirectDotGeneralOp)  # noqa: E731
+  fn, params, inputs = _linen(make, f32(s.batch, s.inp))
   return Case(fn, params, inputs, {'kernel': (0,)})
 
 
@@ -248,8 +249,8 @@ layer('weight_norm', 'bti', {'Conv_0/kernel': (0, 1)})(
 @case
 def spectral_norm(s):
   """The power iteration's vectors are params here; as inputs they'd be data."""
-  module = _Wrapped(nn.SpectralNorm, s.out)
-  fn, params, (state, x) = _linen(module, f32(s.batch, s.time, s.inp))
+  make = lambda: _Wrapped(nn.SpectralNorm, s.out)  # noqa: E731
+  fn, params, (state, x) = _linen(make, f32(s.batch, s.time, s.inp))
   stats = 'state/batch_stats/SpectralNorm_0/Conv_0/kernel'
   return Case(
     lambda variables, x: fn(variables['params'], variables['state'], x),

@@ -16,23 +16,6 @@ def _attend(query, keys, values):
   return jax.nn.softmax(query @ jnp.swapaxes(keys, -1, -2)) @ values
 
 
-@program('bti', q='Ind', k='Ind', a='Nl', c='Ln')
-def talking_heads(p, x):
-  """Heads are mixed by a layer before the softmax, and by one after it."""
-  scores = _heads(x, p['q']) @ _heads(x, p['k']).swapaxes(2, 3)
-  scores = jax.nn.softmax(jnp.einsum('bnts,nl->blts', scores, p['a']))
-  return jnp.einsum('blts,ln->bnts', scores, p['c'])
-
-
-@program('bti', q='I2d', k='I2d', a='2d', c='2d')
-def differential_attention(p, x):
-  """Two attentions differ; how much is an exponential of learned vectors."""
-  scores = _heads(x, p['q']) @ _heads(x, p['k']).swapaxes(2, 3)
-  scores = jax.nn.softmax(scores)
-  size = jnp.exp(jnp.sum(p['a'] * p['c'], 1))
-  return (scores[:, 0] - (size[0] - size[1]) * scores[:, 1]) @ x
-
-
 @program('bti', a='Hnd', c='Il', k='lnD?', v='Lnd', o='NDi', q='Ih')
 def latent_attention(p, x):
   """MLA with its up-projections absorbed: `k` meets the query's head."""
@@ -42,14 +25,6 @@ def latent_attention(p, x):
   context = jax.nn.softmax(scores) @ c[:, None]
   values = jnp.einsum('bntl,lnd->btnd', context, p['v'])
   return jnp.einsum('btnd,ndi->bti', values, p['o'])
-
-
-@program('bti', p='x3i', a='Ii', c='Ii', d='Ii', e='Ii')
-def inducing_points_attend(p, x):
-  """Learned points ask the data, and the data ask the answers (ISAB)."""
-  points = jnp.tile(p['p'], (x.shape[0], 1, 1))
-  h = _attend(points @ p['a'], x @ p['c'], x)
-  return _attend(x @ p['d'], h @ p['e'], h)
 
 
 @program('bti', p='3i', a='Ii', c='Ii', d='Ii', e='Ii', w='Io')
@@ -127,51 +102,6 @@ def layer_trained_at_test_time(p, x):
     return w, jnp.einsum('bnd,nde->bne', q, w)
 
   return lax.scan(step, p['w'], (q, k, v))[1]
-
-
-@program('tbi', w='Hh', u='Ih', o='Ho')
-def readout_of_a_reservoir(p, xs):
-  """Fixed random layers beside trained ones, in a loop over time."""
-  fixed = np.random.default_rng(0).normal(size=p['w'].shape).astype('f')
-
-  def step(h, x):
-    h = jnp.tanh(h @ fixed + jnp.tanh(h @ p['w'] + x @ p['u']))
-    return h, h
-
-  start = jnp.zeros((xs.shape[1], len(fixed)))
-  return lax.scan(step, start, xs)[1] @ p['o']
-
-
-@program('bti', w='tnId')
-def capsules(p, x):
-  """A kernel for each pair of capsules; routing weighs their answers."""
-  made = jnp.einsum('bti,tnid->btnd', x, p['w'])
-
-  def route(_, logits):
-    weights = jax.nn.softmax(logits, 2)[..., None]
-    mean = jnp.sum(weights * made, 1)
-    return logits + jnp.sum(made * jnp.tanh(mean)[:, None], -1)
-
-  logits = lax.fori_loop(0, 2, route, jnp.zeros(made.shape[:3]))
-  return jnp.sum(jax.nn.softmax(logits, 2)[..., None] * made, 1)
-
-
-@program('bi', w='I3', v='[4X]o')
-def soft_tree(p, x):
-  """Inner nodes make weights of leaves, whose distributions are mixed."""
-  d = jax.nn.sigmoid(x @ p['w'])
-  left, right = d[:, 0], 1 - d[:, 0]
-  weights = [left * d[:, 1], left * (1 - d[:, 1])]
-  weights += [right * d[:, 2], right * (1 - d[:, 2])]
-  return jnp.stack(weights, 1) @ jax.nn.softmax(p['v'])
-
-
-@program('bi', a='I[3h]', c='I3', e='oH')
-def mixture_of_softmaxes(p, x):
-  """Some contexts share one output layer, stored outputs first."""
-  h = jnp.tanh((x @ p['a']).reshape(x.shape[0], 3, -1))
-  parts = jax.nn.softmax(h @ p['e'].T)
-  return jnp.einsum('bk,bko->bo', jax.nn.softmax(x @ p['c']), parts)
 
 
 @program('bi', '#b', '#bt', a='vd', c='vd', w='Id', o='[7X]o')

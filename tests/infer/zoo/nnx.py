@@ -29,51 +29,39 @@ def layer(make, *inputs):
 
 
 layer('linear', 'bi', {'kernel': (0,)})(
-  lambda s: lambda rngs: nnx.Linear(s.inp, s.out, rngs=rngs)
+  lambda s, rngs: nnx.Linear(s.inp, s.out, rngs=rngs)
 )
 # Two axes in, two axes out.
 layer('linear_general', 'bti', {'bias': (), 'kernel': (0, 1)})(
-  lambda s: (
-    lambda rngs: nnx.LinearGeneral(
-      (s.time, s.inp), (s.heads, s.width), axis=(-2, -1), rngs=rngs
-    )
+  lambda s, rngs: nnx.LinearGeneral(
+    (s.time, s.inp), (s.heads, s.width), axis=(-2, -1), rngs=rngs
   )
 )
 # A kernel for each index of a batch axis.
 layer('linear_general_batch', 'bti', {'bias': (), 'kernel': (1,)})(
-  lambda s: (
-    lambda rngs: nnx.LinearGeneral(
-      s.inp, s.out, axis=-1, batch_axis={0: s.batch}, rngs=rngs
-    )
+  lambda s, rngs: nnx.LinearGeneral(
+    s.inp, s.out, axis=-1, batch_axis={0: s.batch}, rngs=rngs
   )
 )
 # Outputs around the input: `(heads, in, width)`.
 layer('einsum', 'bti', {'bias': (), 'kernel': (1,)})(
-  lambda s: (
-    lambda rngs: nnx.Einsum(
-      'btf,hfw->bthw', (s.heads, s.inp, s.width), (s.heads, s.width), rngs=rngs
-    )
+  lambda s, rngs: nnx.Einsum(
+    'btf,hfw->bthw', (s.heads, s.inp, s.width), (s.heads, s.width), rngs=rngs
   )
 )
 # `(*window, in, out)`, in groups.
 layer('conv', 'bmmi', {'kernel': (0, 1, 2)})(
-  lambda s: (
-    lambda rngs: nnx.Conv(
-      s.inp, s.out, (s.window,) * 2, feature_group_count=2, rngs=rngs
-    )
+  lambda s, rngs: nnx.Conv(
+    s.inp, s.out, (s.window,) * 2, feature_group_count=2, rngs=rngs
   )
 )
 # `(*window, in, out)`, unless `transpose_kernel` is set.
 layer('conv_transpose', 'bmmi', {'kernel': (0, 1, 2)})(
-  lambda s: (
-    lambda rngs: nnx.ConvTranspose(s.inp, s.out, (s.window,) * 2, rngs=rngs)
-  )
+  lambda s, rngs: nnx.ConvTranspose(s.inp, s.out, (s.window,) * 2, rngs=rngs)
 )
 layer('conv_transpose_kernel', 'bmmi', {'kernel': (0, 1, 3)})(
-  lambda s: (
-    lambda rngs: nnx.ConvTranspose(
-      s.inp, s.out, (s.window,) * 2, transpose_kernel=True, rngs=rngs
-    )
+  lambda s, rngs: nnx.ConvTranspose(
+    s.inp, s.out, (s.window,) * 2, transpose_kernel=True, rngs=rngs
   )
 )
 # `(in, heads, width)` thrice, and `(heads, width, out)`.
@@ -81,27 +69,21 @@ layer(
   *('attention', 'bti'),
   {'out/kernel': (0, 1), '*/kernel': (0,), '[!o]*/bias': ()},
 )(
-  lambda s: (
-    lambda rngs: nnx.MultiHeadAttention(
-      s.heads, s.inp, s.heads * s.width, decode=False, rngs=rngs
-    )
+  lambda s, rngs: nnx.MultiHeadAttention(
+    s.heads, s.inp, s.heads * s.width, decode=False, rngs=rngs
   )
 )
 # A Dense layer and `x @ a @ b`.
 layer('lora_linear', 'bi', {'kernel': (0,), 'lora/*': (0,)})(
-  lambda s: lambda rngs: nnx.LoRALinear(s.inp, s.out, lora_rank=4, rngs=rngs)
+  lambda s, rngs: nnx.LoRALinear(s.inp, s.out, lora_rank=4, rngs=rngs)
 )
 # A cell under `nnx.RNN`, which is a scan.
 layer('lstm', 'bti', {'cell/*/kernel': (0,)})(
-  lambda s: (
-    lambda rngs: nnx.RNN(nnx.LSTMCell(s.inp, s.hid, rngs=rngs), rngs=rngs)
-  )
+  lambda s, rngs: nnx.RNN(nnx.LSTMCell(s.inp, s.hid, rngs=rngs), rngs=rngs)
 )
 # Gates side by side, from the input and from the state.
 layer('gru', 'bti', {'cell/*/kernel': (0,)})(
-  lambda s: (
-    lambda rngs: nnx.RNN(nnx.GRUCell(s.inp, s.hid, rngs=rngs), rngs=rngs)
-  )
+  lambda s, rngs: nnx.RNN(nnx.GRUCell(s.inp, s.hid, rngs=rngs), rngs=rngs)
 )
 
 
@@ -190,25 +172,21 @@ _STACKED = {'*/kernel': (1,), '*/bias': ()}
 
 # Looked up, and contracted over features by `attend`.
 layer('embed_tied', '#bt', {'dense/kernel': (0,), 'embed/embedding': (1,)})(
-  lambda s: lambda rngs: _Tied(s, rngs)
+  _Tied
 )
 # Running statistics and random keys are state beside the params.
 layer('conv_net', 'bmmi', {'conv/kernel': (0, 1, 2), 'head/kernel': (0,)})(
-  lambda s: lambda rngs: _ConvNet(s, rngs)
+  _ConvNet
 )
 # Layers made by `nnx.vmap`, run by `nnx.scan`: `(layers, in, out)`.
-layer('scan_stack', 'bi', _STACKED)(lambda s: lambda rngs: _Stack(s, rngs))
+layer('scan_stack', 'bi', _STACKED)(_Stack)
 layer('scan_stack_remat', 'bi', _STACKED)(
-  lambda s: lambda rngs: _Stack(s, rngs, remat=True)
+  lambda s, rngs: _Stack(s, rngs, remat=True)
 )
 # An ensemble whose members' axis is second: `(in, members, out)`.
-layer('vmap_stack_second', 'bi', {'*/bias': (), '*/kernel': (0,)})(
-  lambda s: lambda rngs: _Ensemble(s, rngs)
-)
+layer('vmap_stack_second', 'bi', {'*/bias': (), '*/kernel': (0,)})(_Ensemble)
 # One module in two places is one set of params, named by the alphabet.
-layer('shared_module', 'bi', {'again/kernel': (0,)})(
-  lambda s: lambda rngs: _Shared(s, rngs)
-)
+layer('shared_module', 'bi', {'again/kernel': (0,)})(_Shared)
 
 
 @case

@@ -35,13 +35,6 @@ def lagrangian(p, q, v):
   return jnp.linalg.solve(mass, jax.grad(energy)(q, v) - mixed @ v)
 
 
-@program('bi', **_NET)
-def laplacian(p, x):
-  """The trace of a Hessian, as in quantum Monte Carlo."""
-  hessian = jax.hessian(functools.partial(_energy, p))
-  return jax.vmap(lambda x: jnp.trace(hessian(x)))(x)
-
-
 @program('bi', 'bi', **_NET)
 def directional_derivative_in_a_loss(p, x, noise):
   """A derivative along a path enters a loss, and that is differentiated."""
@@ -67,27 +60,6 @@ def learning_to_learn(p, xs, ys):
 
   tasks = jax.vmap(task, (None, 0, 0))
   return jax.grad(lambda p: jnp.mean(tasks(p, xs, ys)))(p)
-
-
-@program('bi', 'key', **_NET)
-def energy_with_a_chain(p, x, key):
-  """Negative examples are made by a chain of gradients with noise."""
-
-  def step(x, key):
-    slope = jax.grad(lambda x: jnp.sum(_energy(p, x)))(x)
-    return x - 0.1 * slope + 0.01 * jax.random.normal(key, x.shape), None
-
-  made, _ = lax.scan(step, x, jax.random.split(key, 3))
-  made = lax.stop_gradient(made)
-  return jnp.mean(_energy(p, x)) - jnp.mean(_energy(p, made))
-
-
-@program('bi', **_NET)
-def tangent_kernel(p, x):
-  """Jacobians in the params, contracted over them."""
-  rows = jax.jacrev(lambda p: _energy(p, x))(p)
-  over = lambda j: jnp.tensordot(j, j, (tuple(range(1, j.ndim)),) * 2)  # noqa: E731
-  return sum(over(leaf) for leaf in jax.tree.leaves(rows))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -280,21 +252,6 @@ def gathered_in_a_sharded_step(p, x):
     out_specs=specs,
     check_vma=False,
   )(p, x)
-
-
-@program('bi', 'b', w='Hh', u='Ih', s='Hx')
-def computation_until_sure(p, x, bias):
-  """Steps until a sigmoid of the state has had enough (ACT)."""
-
-  def step(state):
-    h, sure, total = state
-    h = jnp.tanh(h @ p['w'] + x @ p['u'])
-    more = jax.nn.sigmoid(h @ p['s'] + bias[:, None]) * (sure < 1)
-    return h, sure + more, total + more * h
-
-  start = jnp.zeros((x.shape[0], p['w'].shape[0]))
-  state = start, jnp.zeros((x.shape[0], 1)), start
-  return lax.while_loop(lambda s: jnp.any(s[1] < 1), step, state)[2]
 
 
 @program('#b', '#b', 'bi', u='vi?', v='ei', b='Ii', c='vx')

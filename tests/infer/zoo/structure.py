@@ -22,40 +22,12 @@ _BOTH_WAYS = '! used with axes (0,) and (1,)'
 line('plain', 'bi', w='Io: contracts axes (0,) in dot_general')(
   lambda x, w: x @ w
 )
-# `x @ w` with one output: the vector is one weight vector.
-line('vector', 'bi', w='I')(lambda x, w: x @ w)
-
-
 # `x @ w.T`: stored the other way round.
 line('transposed', 'bi', w='oI')(lambda x, w: x @ w.T)
-
-
-# `w @ x.T`: the weight is the first operand.
-line('weight_on_the_left', 'bi', w='oI')(lambda x, w: w @ x.T)
-
-
-# Shapes cannot tell: a square matrix, transposed.
-line('square_transposed', 'bi', w='iI')(lambda x, w: x @ w.T)
-
-
-# `(heads, inp, width)` transposed to put `inp` first.
-line('three_axes_permuted', 'bi', w='nId')(
-  lambda x, w: jnp.tensordot(x, w.transpose(1, 2, 0), 1)
-)
-# `(inp, heads, width)` used as `(inp, heads * width)`.
-line('reshape_merges_outputs', 'bi', w='Ind')(
-  lambda x, w: x @ w.reshape(x.shape[1], -1)
-)
-# `(heads, width, out)` used as `(heads * width, out)`.
-line('reshape_merges_inputs', 'bnd', w='NDo')(
-  lambda x, w: x.reshape(x.shape[0], -1) @ w.reshape(-1, w.shape[2])
-)
 # `(heads * width, out)` used as `(heads, width, out)`, both contracted.
 line('reshape_splits_inputs', 'bnd', w='[ND]o')(
   lambda x, w: jnp.einsum('bnd,ndo->bo', x, w.reshape(*x.shape[1:], -1))
 )
-
-
 # A kernel kept as one flat vector: half of its axis is contracted.
 line('reshape_through_flat', 'bi', w='[io]: axis 0')(
   lambda x, w: x @ w.reshape(x.shape[1], -1)
@@ -77,10 +49,6 @@ def slice_of_outputs(p, x):
 line('slice_of_inputs', 'bi', w='[2i]o! of axis 0 is contracted')(
   lambda x, w: x @ w[: x.shape[1]]
 )
-# Two kernels stored end to end: weight vectors are halves of the axis.
-line('two_layers_in_one_axis', 'bi', w='[2i]i!')(
-  lambda x, w: jnp.tanh(x @ w[: x.shape[1]]) @ w[x.shape[1] :]
-)
 # A layer a head: each inner product takes its head's share of axis 0.
 line('block_diagonal', 'bnd', w='[nd]o! of axis 0 is contracted')(
   lambda x, w: jnp.einsum('bnd,ndo->bno', x, w.reshape(*x.shape[1:], -1))
@@ -95,14 +63,8 @@ def layer_of_a_stack_in_the_middle(p, x):
   return x
 
 
-# The layer is chosen by a number only known when running.
-line('layer_by_dynamic_index', '#', 'bi', w='lIo')(
-  lambda i, x, w: x @ lax.dynamic_index_in_dim(w, i, 0, keepdims=False)
-)
 # `w[i]` with a traced index.
 line('layer_by_gather', '#', 'bi', w='lIo')(lambda i, x, w: x @ w[i])
-
-
 # Zeros around a kernel, as for alignment.
 line('padded', 'bi', w='Io')(
   lambda x, w: jnp.pad(x, ((0, 0), (0, 2))) @ jnp.pad(w, ((0, 2), (0, 1)))
@@ -115,26 +77,6 @@ line('concatenated_outputs', 'bi', a='Io', b='hI')(
 line('concatenated_inputs', 'bi', 'bh', a='Io', b='Ho')(
   lambda x, z, a, b: jnp.concatenate([x, z], 1) @ jnp.concatenate([a, b])
 )
-# `jnp.stack` makes a new axis, a batch axis of the product.
-line('stacked', 'bi', a='Io', b='Io')(
-  lambda x, a, b: jnp.einsum('bi,nio->nbo', x, jnp.stack([a, b]))
-)
-
-
-@program('bi', a='Io', b='iO')
-def stacked_last_then_unstacked(p, x):
-  """Stacked along a last axis, and taken apart again."""
-  w = jnp.stack([p['a'], p['b']], axis=-1)
-  return jnp.tanh(x @ w[..., 0]) @ w[..., 1].T
-
-
-@program('bi', w='I3o')
-def unstacked(p, x):
-  """`jnp.unstack` of a fused kernel."""
-  q, k, v = jnp.unstack(p['w'], axis=1)
-  return jnp.tanh(x @ q) * (x @ k) + x @ v
-
-
 # A kernel repeated along its inputs: each copy is contracted whole.
 line('tiled_inputs', 'bi', w='Io')(
   lambda x, w: jnp.concatenate([x, 2 * x], 1) @ jnp.tile(w, (2, 1))
@@ -143,12 +85,6 @@ line('tiled_inputs', 'bi', w='Io')(
 line('repeated_outputs', 'bi', w='Io')(
   lambda x, w: x @ jnp.repeat(w, 2, axis=1)
 )
-# Both axes run backwards.
-line('reversed_axes', 'bi', w='Io')(lambda x, w: x @ w[::-1, ::-1])
-
-
-# Rolled along the inputs: slices put together again.
-line('rolled', 'bi', w='Io')(lambda x, w: x @ jnp.roll(w, 2, axis=0))
 
 
 def _shuffled(n):
@@ -157,31 +93,13 @@ def _shuffled(n):
   return order
 
 
-# A fixed permutation of the outputs.
-line('permuting_gather_of_outputs', 'bi', w='Io')(
-  lambda x, w: x @ w[:, _shuffled(w.shape[1])]
-)
 # A fixed permutation of the inputs; every entry is still used once.
 line('permuting_gather_of_inputs', 'bi', w='Io')(
   lambda x, w: x @ w[_shuffled(x.shape[1])]
 )
-# Stored layers in another order, then one taken.
-line('permuting_gather_on_an_unused_axis', 'bi', w='lIo')(
-  lambda x, w: x @ w[_shuffled(w.shape[0])][1]
-)
 
 
 # Rescaling, masks and sums.
-
-
-# Kept in float32, used in bfloat16.
-line('cast', 'bi', w='Io')(
-  lambda x, w: x.astype(jnp.bfloat16) @ w.astype(jnp.bfloat16)
-)
-# Pruned by `where`.
-line('masked_by_where', 'bi', w='Io')(
-  lambda x, w: x @ jnp.where(np.triu(np.ones(w.shape, bool)), w, 0)
-)
 
 
 @case
@@ -196,11 +114,18 @@ def masked_by_state(s):
   )
 
 
+<<<<<<< HEAD
 @program('key', 'bi', w='Io')
 def drop_connect(p, key, x):
   """A random mask: keys are inputs, but they are not data."""
   keep = jax.random.bernoulli(key, 0.5, p['w'].shape)
   return x @ jnp.where(keep, p['w'], 0)
+=======
+# A random mask: keys are inputs, but they are no data.
+line('drop_connect', 'key', 'bi', w='Io')(
+  lambda key, x, w: x @ jnp.where(jax.random.bernoulli(key, 0.5, w.shape), w, 0)
+)
+>>>>>>> be7290c (Tests: a generator of layers and structures, a zoo without programs that repeat others)
 
 
 @case
@@ -228,8 +153,6 @@ line('mixture_of_kernels', 'bi', m='E', w='eIo')(
 line('elementwise_function', 'bi', w='Io')(lambda x, w: x @ jnp.tanh(w))
 # `w + w.T` is contracted on both of `w`'s axes: no answer.
 line('symmetric_part', 'bi', w='ii' + _BOTH_WAYS)(lambda x, w: x @ (w + w.T))
-# The kernel less its own mean: two paths, one pair of axes.
-line('centred', 'bi', w='Io')(lambda x, w: x @ (w - w.mean(0, keepdims=True)))
 # The kernel over its own norm, along the inputs.
 line('normalised_by_its_norm', 'bi', w='Io')(
   lambda x, w: x @ (w / jnp.linalg.norm(w, axis=0, keepdims=True))
@@ -267,14 +190,6 @@ line('input_scale_in_the_kernel', 'bi', a='i', w='Io')(
 
 # `(x[:, :, None] * w).sum(1)` is `x @ w`.
 line('multiply_and_sum', 'bi', w='Io')(lambda x, w: (x[:, :, None] * w).sum(1))
-# The same with the outputs first.
-line('multiply_and_sum_last', 'bi', w='oI')(
-  lambda x, w: jnp.sum(w * x[:, None, :], axis=-1)
-)
-# A mean is a scaled sum.
-line('multiply_and_mean', 'bi', w='Io')(
-  lambda x, w: jnp.mean(x[:, :, None] * w, axis=1)
-)
 
 
 @program('bti', scale='ti')
@@ -312,8 +227,6 @@ line('distances', 'bi', w='oi')(lambda x, w: jnp.sum((x[:, None] - w) ** 2, -1))
 
 # A bias of rank 2 is added, not contracted.
 line('added', 'bti', b='ti: added to activations')(lambda x, b: x + b)
-
-
 # A scale of rank 2 multiplies each activation.
 line('multiplied', 'bti', g='ti: scales activations')(
   lambda x, g: jnp.tanh(x * g)
@@ -322,22 +235,9 @@ line('multiplied', 'bti', g='ti: scales activations')(
 line('looked_up', '#bt', table='vi: looked up by gather')(
   lambda ids, table: table[ids]
 )
-
-
-@program('bti', token='xxi', w='Io')
-def concatenated_with_data(p, x):
-  """A class token in front of the sequence takes the data's part."""
-  token = jnp.broadcast_to(p['token'], (x.shape[0], 1, x.shape[2]))
-  return jnp.concatenate([token, x], axis=1) @ p['w']
-
-
 # A leaf that the program drops.
 line('never_used', 'bi', spare='io: never used', w='Io')(
   lambda x, spare, w: x @ w
-)
-# One kernel in two places, with the same axes.
-line('used_alike_twice', 'bi', w='Io')(
-  lambda x, w: jnp.tanh(x @ w) + jnp.tanh(2 * x @ w)
 )
 # A tied autoencoder contracts each axis once: no answer.
 line('used_both_ways', 'bi', w='io' + _BOTH_WAYS)(
@@ -404,12 +304,6 @@ line('data_through_an_unknown_primitive', 'bi', w='Io')(
 
 
 @program('bi', w='Io')
-def remat(p, x):
-  """`jax.checkpoint`."""
-  return jax.checkpoint(lambda w, x: jnp.tanh(x @ w))(p['w'], x)
-
-
-@program('bi', w='Io')
 def custom_jvp(p, x):
   """A function with its own derivative."""
   layer = jax.custom_jvp(lambda w, x: x @ w)
@@ -439,37 +333,6 @@ def custom_root(p, x):
     lambda f, z: lax.fori_loop(0, 3, lambda _, z: z - f(z), z),
     lambda g, y: y,
   )
-
-
-@program('bi', w='Ii')
-def scan_constant(p, x):
-  """A recurrent kernel is a constant of the loop."""
-  step = lambda h, _: (jnp.tanh(h @ p['w']), None)  # noqa: E731
-  return lax.scan(step, x, length=3)[0]
-
-
-@program('bi', w='lIi')
-def scan_slices(p, x):
-  """A stack of layers scanned over axis 0, which is a batch axis."""
-  return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p['w'])[0]
-
-
-@program('bi', w='Iil')
-def scan_slices_transposed_before(p, x):
-  """The stack's axis is last, and moved to the front for the scan."""
-  w = jnp.moveaxis(p['w'], -1, 0)
-  return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, w)[0]
-
-
-@program('bi', w='Ii')
-def scan_carry(p, x):
-  """The kernel rides in the loop's state, unchanged."""
-
-  def step(state, _):
-    w, h = state
-    return (w, jnp.tanh(h @ w)), None
-
-  return lax.scan(step, (p['w'], x), length=3)[0][1]
 
 
 @program('bi', a='Ii', b='Ii')
@@ -529,20 +392,6 @@ def scan_backwards_over_time(p, x):
   return lax.scan(step, jnp.zeros(p['h'].shape[0]), x, reverse=True)
 
 
-@program('bi', w='lIi')
-def fori_loop(p, x):
-  """Layers picked from a stack by the loop's counter."""
-  step = lambda i, h: jnp.tanh(h @ p['w'][i])  # noqa: E731
-  return lax.fori_loop(0, p['w'].shape[0], step, x)
-
-
-@program('bi', w='Ii')
-def while_loop(p, x):
-  """A loop whose end depends on data; the kernel is a constant of it."""
-  step = lambda h: jnp.tanh(h @ p['w'])  # noqa: E731
-  return lax.while_loop(lambda h: jnp.sum(h) < 1, step, x)
-
-
 @program('bi', stop='Io', w='iI')
 def while_loop_condition_and_state(p, x):
   """One kernel in the condition, another in the state."""
@@ -575,8 +424,6 @@ def switch_returns_weights(p, i, x):
   return x @ lax.switch(i, [lambda: a, lambda: b, lambda: 2 * (a - b)])
 
 
-# `lax.map` over examples.
-line('mapped', 'bi', w='oI')(lambda x, w: lax.map(lambda x: w @ x, x))
 # A kernel within an associative scan over time.
 line('associative_scan', 'tbi', w='Ii')(
   lambda x, w: lax.associative_scan(lambda a, b: a @ w + b, x)
@@ -587,24 +434,6 @@ line('associative_scan', 'tbi', w='Ii')(
 def differential_equation(p, x):
   """A layer as the right-hand side, integrated by a solver's loops."""
   return odeint(lambda y, _: jnp.tanh(y @ p['w']), x, jnp.linspace(0.0, 1.0, 3))
-
-
-@program('bi', w='Ioe')
-def vmap_over_models_last_axis(p, x):
-  """An ensemble kept along the last axis."""
-  return jax.vmap(lambda w: x @ w, in_axes=-1)(p['w'])
-
-
-# A model of one example, mapped over a batch.
-line('vmap_over_examples', 'bi', w='oI')(
-  lambda x, w: jax.vmap(lambda x: jnp.tanh(w @ x))(x)
-)
-
-
-@program('bi', w='boI')
-def vmap_over_both(p, x):
-  """One kernel for each example."""
-  return jax.vmap(lambda w, x: w @ x)(p['w'], x)
 
 
 @program('bi', w='leIi')
@@ -683,12 +512,6 @@ _TWO_LAYERS = program('bi', 'bo', a='Ih', b='h', c='oH')
 
 
 @_TWO_LAYERS
-def loss(p, x, y):
-  """The loss function in place of the forward pass."""
-  return _loss(p, x, y)
-
-
-@_TWO_LAYERS
 def gradient_step(p, x, y):
   """The whole training step: the backward pass is the same layers' uses."""
   return _stepped(p, x, y)
@@ -698,23 +521,6 @@ def gradient_step(p, x, y):
 def inner_gradient(p, x, y):
   """Meta-learning: the loss after a step of training."""
   return _loss(_stepped(p, x, y)[1], x, y)
-
-
-@program('bi', v='O', w='Io')
-def gradient_with_respect_to_data(p, x):
-  """A score: the gradient of an energy in its input."""
-  energy = lambda x: jnp.sum(jnp.tanh(jnp.tanh(x @ p['w']) @ p['v']))  # noqa: E731
-  return jax.grad(energy)(x)
-
-
-# Forward mode: tangents meet the kernel as the data does.
-line('jacobian_vector_product', 'bi', w='Io')(
-  lambda x, w: jax.jvp(lambda x: jnp.tanh(x @ w), (x,), (jnp.ones_like(x),))
-)
-# Forward over reverse, in the data.
-line('hessian', 'bi', w='Io')(
-  lambda x, w: jax.vmap(jax.hessian(lambda x: jnp.sum(jnp.tanh(x @ w))))(x)
-)
 
 
 @program('bi', w='lIi')
