@@ -36,11 +36,9 @@ def _mlp(p, x):
   return jnp.tanh(x @ p['in'] + p['bias']) @ p['out']
 
 
-def _conv(spec, **options):
-  return lambda p, x: lax.conv_general_dilated(
-    *(x, p['w'], (1,) * (x.ndim - 2), 'SAME'),
-    dimension_numbers=spec,
-    **options,
+def _conv(p, x):
+  return lax.conv_general_dilated(
+    *(x, p['w'], (1, 1), 'SAME'), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
 
 
@@ -57,11 +55,6 @@ def _recurrent(p, x):
   return lax.scan(step, jnp.zeros(p['h'].shape[0]), x)[1]
 
 
-def _weight_norm(p, x):
-  v = p['v'] / jnp.linalg.norm(p['v'], axis=0, keepdims=True)
-  return jnp.tanh(x @ (p['g'] * v))
-
-
 def _mixed_experts(p, x):
   gates = jax.nn.softmax(x @ p['gate'])
   hidden = jnp.tanh(jnp.einsum('i,eio->eo', x, p['w']))
@@ -71,9 +64,6 @@ def _mixed_experts(p, x):
 _HEADS = ((12, 2, 8), (0,))
 MODELS = {
   'dense_torch': Model(lambda p, x: p['w'] @ x, {'w': ((7, 9), (1,))}, (9,)),
-  'dense_on_sequence': Model(
-    lambda p, x: jnp.tanh(x @ p['w']), {'w': ((9, 7), (0,))}, (2, 9), 2
-  ),
   'mlp': Model(
     _mlp,
     {'bias': ((8,), ()), 'in': ((9, 8), (0,)), 'out': ((8, 7), (0,))},
@@ -84,23 +74,7 @@ MODELS = {
     {'w': ((3, 4, 5, 2), (1, 3))},
     (4, 2),
   ),
-  'batched': Model(
-    lambda p, x: jnp.einsum('bi,bio->bo', x, p['w']),
-    {'w': ((3, 6, 5), (1,))},
-    (3, 6),
-  ),
-  'conv': Model(
-    _conv(('NHWC', 'HWIO', 'NHWC')),
-    {'w': ((3, 3, 2, 8), (0, 1, 2))},
-    (1, 2, 2, 2),
-    4,
-  ),
-  'conv_grouped': Model(
-    _conv(('NHC', 'HIO', 'NHC'), feature_group_count=2),
-    {'w': ((3, 3, 8), (0, 1))},
-    (1, 2, 6),
-    2,
-  ),
+  'conv': Model(_conv, {'w': ((3, 3, 2, 8), (0, 1, 2))}, (1, 2, 2, 2), 4),
   # Attention over 3 keys leaves 2 numbers of freedom for each query.
   'attention': Model(
     _attention,
@@ -111,9 +85,6 @@ MODELS = {
   ),
   'recurrent': Model(
     _recurrent, {'h': ((7, 7), (0,)), 'x': ((5, 7), (0,))}, (3, 5), 3
-  ),
-  'weight_norm': Model(
-    _weight_norm, {'g': ((5,), ()), 'v': ((6, 5), (0,))}, (6,)
   ),
   # The mixture: unit o of every expert is seen through one sum.
   'experts': Model(

@@ -39,8 +39,6 @@ def nnx_axes(make, **kwargs):
 @pytest.mark.parametrize(
   ('module', 'shape', 'kernel'),
   [
-    (nn.Dense(5), (2, 3), (0,)),
-    (nn.Dense(3), (2, 3), (0,)),
     (nn.Dense(5), (2, 1), ()),
     (nn.DenseGeneral((4, 5)), (2, 3), (0,)),
     (nn.DenseGeneral(5, axis=(-2, -1)), (2, 3, 4), (0, 1)),
@@ -49,8 +47,6 @@ def nnx_axes(make, **kwargs):
     (nn.Conv(5, (3,)), (2, 8, 3), (0, 1)),
     (nn.Conv(5, (3, 3)), (2, 8, 8, 3), (0, 1, 2)),
     (nn.Conv(5, (3, 3, 3)), (2, 8, 8, 8, 3), (0, 1, 2, 3)),
-    (nn.Conv(6, (3, 3), feature_group_count=3), (2, 8, 8, 9), (0, 1, 2)),
-    (nn.Conv(9, (3, 3), feature_group_count=9), (2, 8, 8, 9), (0, 1, 2)),
     (
       nn.ConvTranspose(5, (3, 3), transpose_kernel=True),
       (2, 8, 8, 3),

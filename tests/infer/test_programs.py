@@ -40,7 +40,7 @@ def test_no_axes_but_those_the_program_was_built_with(program):
 @functools.cache
 def _seeded():
   """Seeds make larger programs than Hypothesis, which prefers small ones."""
-  return [programs.from_seed(seed) for seed in range(90)]  # Traces them, too.
+  return [programs.from_seed(seed) for seed in range(120)]  # Traces them, too.
 
 
 # On one worker, which makes the programs once.

@@ -66,7 +66,7 @@ def build(integer: Callable[[int, int], int]) -> Program:
     first = b.sub(x, first, lambda w, i: w[table][i], 'tokens')
   sub = b.block(first.out if tokens else x, depth=b.integer(0, 2))
   sub = chain(first, sub) if tokens else sub
-  for _ in range(b.integer(0, 3)):
+  for _ in range(b.integer(0, 2)):
     sub = b.stored(sub)
   weights = dict(sub.weights)
   if b.chance(10) or not weights:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # For each axis its size, and whether it is contracted with data.
 Weight = tuple[tuple[int, bool], ...]
@@ -129,13 +130,17 @@ def only(w, sub: Sub):
 
 
 def _fit(sub: Sub, shape: tuple[int, ...]) -> Sub:
-  """With a result of a shape, entries of it all over repeated or left out."""
+  """With a result of a shape, whose entries are made of the given ones."""
   if sub.out.shape == shape:
     return sub
-  stride = -(-math.prod(sub.out.shape) // math.prod(shape))
+  count = math.prod(shape)
+  stride = -(-math.prod(sub.out.shape) // count)
+  # Else it would be the same all along an axis, which is no axis of inputs.
+  factors = np.arange(1, count + 1, dtype=np.float32).reshape(shape)
 
   def apply(w, x):
-    return jnp.resize(jnp.tanh(sub.apply(w, x)).reshape(-1)[::stride], shape)
+    y = sub.apply(w, x).reshape(-1)[::stride]
+    return jnp.tanh(jnp.resize(y, shape) * factors)
 
   return sub._replace(apply=apply, out=jax.ShapeDtypeStruct(shape, jnp.float32))
 

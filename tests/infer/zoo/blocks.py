@@ -21,17 +21,6 @@ def latents_of_one_example(p, x):
   return jax.vmap(one)(x)
 
 
-@program('bti', bias='h', k='Ih', latents='li!', q='ih!')
-def latents_with_biases_of_one_example(p, x):
-  """The same with one head: the bias tells."""
-
-  def one(x):
-    q = p['latents'] @ p['q'] + p['bias']
-    return jax.nn.softmax(q @ (x @ p['k']).T) @ x
-
-  return jax.vmap(one)(x)
-
-
 @program('bti', biases='[2t]n', keys='[2t]D', q='Ind')
 def relative_positions(p, x):
   """A table of biases is added to scores; one of keys meets the queries."""
@@ -68,26 +57,6 @@ def selective_state_space(p, x):
   rows = [a.swapaxes(0, 1) for a in (keep, put, x @ p['c'])]
   h = jnp.zeros((x.shape[0], *p['rates'].shape))
   return lax.scan(one, h, tuple(rows))[1].swapaxes(0, 1) + x * p['skip']
-
-
-@program('bti', b='ih', c='iH', rates='ih')
-def diagonal_state_space(p, x):
-  """S4D: each channel's states are scaled, then contracted by its row."""
-  keep = jnp.exp(-jnp.exp(p['rates']))
-
-  def one(h, row):
-    h = keep * h + row[..., None] * p['b']
-    return h, jnp.einsum('bih,ih->bi', h, p['c'])
-
-  h = jnp.zeros((x.shape[0], *p['b'].shape))
-  return lax.scan(one, h, x.swapaxes(0, 1))[1]
-
-
-@program('bi', v='Ih', w='I')
-def factorization_machine(p, x):
-  """Pairs of inputs by vectors of a table: all sums run over the inputs."""
-  pairs = jnp.square(x @ p['v']) - jnp.square(x) @ jnp.square(p['v'])
-  return x @ p['w'] + jnp.sum(pairs, -1)
 
 
 @program('bti', w='Io22')

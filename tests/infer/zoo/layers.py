@@ -126,14 +126,6 @@ def attention_query_without_projection(p, x):
   return _attend(q, *_heads(p, x, 'kv'))
 
 
-@program('bti', k='Ih', prefix='lh', q='Ih')
-def attention_prefix(p, x):
-  """Learned keys in front of the data's take the data's part."""
-  prefix = jnp.broadcast_to(p['prefix'], (x.shape[0], *p['prefix'].shape))
-  k = jnp.concatenate([prefix, x @ p['k']], axis=1)
-  return jax.nn.softmax((x @ p['q']) @ k.swapaxes(1, 2)) @ k
-
-
 # Embeddings.
 
 

@@ -12,10 +12,6 @@ def _heads(x, kernel):
   return jnp.einsum('bti,ind->bntd', x, kernel)
 
 
-def _attend(query, keys, values):
-  return jax.nn.softmax(query @ jnp.swapaxes(keys, -1, -2)) @ values
-
-
 @program('bti', a='Hnd', c='Il', k='lnD?', v='Lnd', o='NDi', q='Ih')
 def latent_attention(p, x):
   """MLA with its up-projections absorbed: `k` meets the query's head."""
@@ -25,17 +21,6 @@ def latent_attention(p, x):
   context = jax.nn.softmax(scores) @ c[:, None]
   values = jnp.einsum('bntl,lnd->btnd', context, p['v'])
   return jnp.einsum('btnd,ndi->bti', values, p['o'])
-
-
-@program('bti', p='3i', a='Ii', c='Ii', d='Ii', e='Ii', w='Io')
-def object_queries(p, x):
-  """Queries attend to themselves, then to an image (DETR)."""
-  shape = (x.shape[0], *p['p'].shape)
-  query, state = jnp.broadcast_to(p['p'], shape), jnp.zeros(shape)
-  both = state + query
-  state = state + _attend(both @ p['a'], both @ p['c'], state)
-  state = state + _attend((state + query) @ p['d'], x @ p['e'], x)
-  return state @ p['w']
 
 
 @program('bti', 'bd', m='lD[3i]', c='l[3i]', v='lIh', w='lHi')
@@ -56,26 +41,6 @@ def modulated_layers(p, x, code):
 line('mixture_of_hidden_states', 'lbi', s='Ln')(
   lambda h, s: jnp.einsum('ln,lbi->bni', jax.nn.softmax(s, 0), h)
 )
-
-
-@program('bti', m='xxi', w='nd', u='nd?', r='I[nd]', k='I[nd]', o='[ND]i')
-def time_mixing(p, x):
-  """RWKV: tokens shifted and mixed; decays and a bonus scale the state."""
-  before = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-  x = x * p['m'] + before * (1 - p['m'])
-  shape = (*x.shape[:2], *p['w'].shape)
-  r, k = ((x @ p[name]).reshape(shape).swapaxes(0, 1) for name in 'rk')
-  decay = jnp.exp(-jnp.exp(p['w']))[..., None]
-
-  def step(state, rk):
-    r, k = rk
-    outer = k[..., None] * jnp.tanh(k)[..., None, :]
-    seen = state + p['u'][..., None] * outer
-    return state * decay + outer, jnp.einsum('bnd,bnde->bne', r, seen)
-
-  start = jnp.zeros((*r.shape[1:], r.shape[-1]))
-  _, y = lax.scan(step, start, (r, k))
-  return y.swapaxes(0, 1).reshape(*x.shape[:2], -1) @ p['o']
 
 
 @program('it', a='id?', c='iD?', s='i', d='i')
@@ -102,15 +67,6 @@ def layer_trained_at_test_time(p, x):
     return w, jnp.einsum('bnd,nde->bne', q, w)
 
   return lax.scan(step, p['w'], (q, k, v))[1]
-
-
-@program('bi', '#b', '#bt', a='vd', c='vd', w='Id', o='[7X]o')
-def tables_and_a_net(p, x, i, j):
-  """DLRM: pairs of looked-up rows and of a layer's answer are compared."""
-  z = [jax.nn.relu(x @ p['w']), p['a'][i], p['c'][j].sum(1)]
-  z = jnp.stack(z, 1)
-  pairs = jnp.einsum('bnd,bmd->bnm', z, z)[:, *np.triu_indices(3, 1)]
-  return jnp.concatenate([z[:, 0, :4], pairs], 1) @ p['o']
 
 
 @program('bi', '#b', w='Iv')

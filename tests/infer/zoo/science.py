@@ -103,40 +103,6 @@ def equilibrium_with_a_derivative_of_its_own(p, x):
   return jax.value_and_grad(loss)(p)
 
 
-@jax.custom_vjp
-def _reversible(p, a, b):
-  a = a + jnp.tanh(b @ p['f'])
-  return a, b + jnp.tanh(a @ p['g'])
-
-
-def _reversible_forward(p, a, b):
-  out = _reversible(p, a, b)
-  return out, (p, out)
-
-
-def _reversible_backward(saved, cotangents):
-  p, (a, b) = saved
-  ya, yb = cotangents
-  made, back_g = jax.vjp(lambda w, a: jnp.tanh(a @ w), p['g'], a)
-  grad_g, more = back_g(yb)
-  _, back_f = jax.vjp(lambda w, b: jnp.tanh(b @ w), p['f'], b - made)
-  grad_f, back = back_f(ya + more)
-  return {'f': grad_f, 'g': grad_g}, ya + more, yb + back
-
-
-_reversible.defvjp(_reversible_forward, _reversible_backward)
-
-
-@program('bi', 'bi', f='Ii', g='Ii')
-def reversible_step(p, a, b):
-  """Inputs are made again on the way back."""
-
-  def loss(p):
-    return sum(jnp.sum(y**2) for y in _reversible(p, a, b))
-
-  return jax.grad(loss)(p)
-
-
 @program('bi', 'bo', a='Ih?', c='Ho?')
 def backward_pass_by_hand(p, x, y):
   """`d @ w.T`, written out, is the program of a tied layer: may be declined."""
@@ -144,49 +110,6 @@ def backward_pass_by_hand(p, x, y):
   error = jax.nn.relu(z) @ p['c'] - y
   back = error @ p['c'].T * (z > 0)
   return p['a'] - x.T @ back, p['c'] - jax.nn.relu(z).T @ error
-
-
-@program('lbi', 'lbx', **_NET, e='ih', f='hh')
-def training_step_with_averages(p, xs, ys):
-  """Micro-batches, decay, clipping and a running mean of the weights."""
-  params = {name: p[name] for name in _NET}
-
-  def loss(p, x, y):
-    decay = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(p))
-    return jnp.mean((_net(p, x) - y) ** 2) + 1e-4 * decay
-
-  def step(total, batch):
-    grads = jax.grad(loss)(params, *batch)
-    return jax.tree.map(jnp.add, total, grads), None
-
-  start = jax.tree.map(jnp.zeros_like, params)
-  grads, _ = lax.scan(step, start, (xs, ys))
-  norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
-  clip = jnp.minimum(1.0, 1.0 / norm)
-  new = jax.tree.map(lambda p, g: p - 0.1 * clip * g, params, grads)
-  mean = {'a': p['e'], 'c': p['f']}
-  return new, {k: 0.9 * v + 0.1 * new[k] for k, v in mean.items()}
-
-
-@program('bi', 'io', 'bo', a='[3X]h', c='H2')
-def learned_optimizer(p, x, w, y):
-  """A small net moves another's weights, which are data, for some steps."""
-
-  def after(p):
-    loss = lambda w: jnp.mean((x @ w - y) ** 2)  # noqa: E731
-
-    def step(state, _):
-      w, mean = state
-      grads = jax.grad(loss)(w)
-      mean = 0.9 * mean + 0.1 * grads
-      features = jnp.stack([grads, mean, w], -1)
-      move = jnp.tanh(features @ p['a']) @ p['c']
-      w = w - 0.1 * move[..., 0] * jnp.exp(move[..., 1])
-      return (w, mean), loss(w)
-
-    return lax.scan(step, (w, 0 * w), None, length=3)[1].mean()
-
-  return jax.value_and_grad(after)(p)
 
 
 @program('bi', w='Ii?', o='Io')

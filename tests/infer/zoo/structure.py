@@ -114,18 +114,10 @@ def masked_by_state(s):
   )
 
 
-<<<<<<< HEAD
-@program('key', 'bi', w='Io')
-def drop_connect(p, key, x):
-  """A random mask: keys are inputs, but they are not data."""
-  keep = jax.random.bernoulli(key, 0.5, p['w'].shape)
-  return x @ jnp.where(keep, p['w'], 0)
-=======
-# A random mask: keys are inputs, but they are no data.
+# A random mask: keys are inputs, but they are not data.
 line('drop_connect', 'key', 'bi', w='Io')(
   lambda key, x, w: x @ jnp.where(jax.random.bernoulli(key, 0.5, w.shape), w, 0)
 )
->>>>>>> be7290c (Tests: a generator of layers and structures, a zoo without programs that repeat others)
 
 
 @case
@@ -369,20 +361,6 @@ def scan_builds_weights_then_uses_last(p, x):
   """A running mean of kernels in the carry, used after the loop."""
   mean = lambda c, w: (0.9 * c + 0.1 * w, None)  # noqa: E731
   return x @ lax.scan(mean, jnp.zeros(p['w'].shape[1:]), p['w'])[0]
-
-
-@program('tbi', h='lIi', x='lIi')
-def scan_in_scan_recurrent(p, x):
-  """A stack of recurrent layers, each scanned over time."""
-
-  def layer(x, w):
-    def step(h, x):
-      h = jnp.tanh(x @ w['x'] + h @ w['h'])
-      return h, h
-
-    return lax.scan(step, jnp.zeros(x.shape[1:]), x)[1], None
-
-  return lax.scan(layer, x, p)[0]
 
 
 @program('ti', h='hH', x='Ih')
