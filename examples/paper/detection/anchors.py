@@ -47,7 +47,7 @@ def match(
     overlaps: IoU `(boxes, objects)`.
     valid: `(objects,)` bool: which are objects and not padding or a crowd.
     foreground: From this overlap a box is its object's.
-    background: Below this overlap it is no object's.
+    background: Below this overlap it belongs to no object.
 
   Returns:
     The object's index `(boxes,)`, and 1 for foreground, 0 for background, -1
