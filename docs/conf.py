@@ -2,13 +2,18 @@
 
 import os
 import pathlib
+import sys
 import tempfile
 import zlib
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
+from sphinx.errors import ExtensionError
 
 import optax_gc
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import names
 
 os.environ['KERAS_BACKEND'] = 'jax'
 
@@ -67,6 +72,12 @@ def _write_math(self, node: nodes.Element) -> None:
   raise nodes.SkipNode
 
 
+def _check_names(app, page: str, source: list[str]) -> None:
+  if wrong := names.missing(source[0]):
+    raise ExtensionError(f'{page} names what optax_gc has not: {wrong}')
+
+
 def setup(app) -> None:
-  """Registers what writes formulas."""
+  """Registers what writes formulas and what looks for names."""
+  app.connect('source-read', _check_names)
   app.add_html_math_renderer('mathml', (_write_math, None), (_write_math, None))

@@ -1,9 +1,8 @@
 """Pages name what exists, and the reference names all that is public."""
 
-import ast
-import functools
 import pathlib
 import re
+import runpy
 
 import pytest
 
@@ -13,29 +12,27 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 TEXTS = {str(p.relative_to(ROOT)): p.read_text() for p in PAGES}
 
-# Read, not imported: it needs Keras.
-KERAS = ROOT / 'optax_gc/keras/__init__.py'
-KERAS_NAMES = {
-  element.value
-  for node in ast.parse(KERAS.read_text()).body
-  if isinstance(node, ast.Assign)
-  for element in node.value.elts
-}
+NAMES = runpy.run_path(str(ROOT / 'docs/names.py'))
 
 
 def test_the_reference_has_every_public_name():
   listed = set(re.findall(r'^   (\w+)$', TEXTS['docs/api.md'], re.MULTILINE))
-  public = {*optax_gc.__all__, *optax_gc.optimizers.__all__, *KERAS_NAMES}
+  public = {
+    *optax_gc.__all__,
+    *optax_gc.optimizers.__all__,
+    *NAMES['KERAS_NAMES'],
+  }
   assert listed == public - {'gc', 'optimizers'}
 
 
 @pytest.mark.parametrize('page', TEXTS)
 def test_names_exist(page):
-  for name in re.findall(r'\boptax_gc\.([a-zA-Z]\w+(?:\.\w+)*)', TEXTS[page]):
-    if name.startswith('keras'):
-      assert {*name.split('.')[1:]} <= KERAS_NAMES, name
-    else:
-      functools.reduce(getattr, name.split('.'), optax_gc)
+  assert NAMES['missing'](TEXTS[page]) == []
+
+
+def test_a_name_that_is_missing_is_found():
+  text = '`optax_gc.gc`, `optax_gc.keras.centralized`, `optax_gc.centralise`'
+  assert NAMES['missing'](text) == ['centralise']
 
 
 @pytest.mark.parametrize('page', TEXTS)
