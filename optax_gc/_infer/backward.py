@@ -176,7 +176,7 @@ def returned(atom: Any) -> Terms:
 
 
 def _give(known: dict[Any, Terms], atom: Any, terms: Terms) -> None:
-  if terms and not _jaxpr.is_literal(atom):
+  if not _jaxpr.is_literal(atom):
     known.setdefault(atom, []).extend(terms)
 
 
@@ -239,9 +239,10 @@ def _parts(step: Step, term: Term, number: int) -> list[Term | None]:
         found[k] = _terms.full(step.shape, C, '', step.place)
     return found
   found = list(_RULES.get(step.name, _unknown)(step, term))
-  for k in step.held():
-    if k and found[k] is None and step.facts[k].chooses:
-      found[k] = _terms.full(step.shapes[k], C, term.use, step.place)
+  if step.name in _names.INDEXED:  # structure/joined_and_cut_off: not all.
+    for k in step.held():
+      if k and found[k] is None and step.facts[k].chooses:
+        found[k] = _terms.full(step.shapes[k], C, term.use, step.place)
   return found
 
 

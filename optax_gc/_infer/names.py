@@ -48,8 +48,10 @@ DRAWN = _of("""
   random_seed random_wrap random_unwrap random_split random_fold_in random_bits
   random_clone threefry2x32 rng_bit_generator rng_uniform""")
 
+# The operands after the first say where.
 SCATTERS = _of("""
   scatter scatter-add scatter_add scatter-sub scatter-mul scatter_mul
   scatter-min scatter-max""")
+INDEXED = SCATTERS | _of('gather dynamic_slice dynamic_update_slice')
 
 RAGGED = _of('ragged_dot_general ragged_dot')

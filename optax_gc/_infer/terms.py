@@ -60,8 +60,8 @@ class Term(NamedTuple):
 
   @property
   def has_input(self) -> bool:
-    """Whether an input multiplies it: an X above it, also one summed since."""
-    return bool(self.met) or any(f.label & X for dim in self.dims for f in dim)
+    """Whether an input multiplies it."""
+    return any(f.label & X for dim in self.dims for f in dim)
 
 
 Terms = list[Term]
@@ -108,13 +108,13 @@ def sum_over(term: Term, gone: Collection[int], mixed: bool = True) -> Term:
   """
   if not gone:
     return term
-  summed = {f.key: f.label for d in gone for f in term.dims[d] if f.size > 1}
+  summed = {f.key: f.label for d in gone for f in term.dims[d]}
 
   def inherit(factor: Factor) -> Factor:
     label = factor.label
     for key in factor.tied & summed.keys():
       label |= X | C if mixed and summed[key] else summed[key]
-    return factor if label == factor.label else factor._replace(label=label)
+    return factor._replace(label=label)
 
   kept = [dim for i, dim in enumerate(term.dims) if i not in gone]
   return term._replace(dims=tuple(tuple(map(inherit, dim)) for dim in kept))
@@ -163,7 +163,6 @@ def signature(term: Term) -> tuple[object, ...]:
     tuple(tuple((f.size, f.label, f.region) for f in d) for d in term.dims),
     term.use,
     term.sign,
-    term.place if not term.open else '',
   )
 
 

@@ -231,6 +231,10 @@ line('looked_up', '#bt', table='vi: looked up by gather')(
 line('never_used', 'bi', spare='io: never used', w='Io')(
   lambda x, spare, w: x @ w
 )
+# What is joined to activations and then cut off.
+line('joined_and_cut_off', 'bi', v='ii: never used', w='Io')(
+  lambda x, v, w: jnp.concatenate([x, jnp.tanh(x @ v)], 1)[:, : len(w)] @ w
+)
 # A tied autoencoder contracts each axis once: no answer.
 line('used_both_ways', 'bi', w='io' + _BOTH_WAYS)(
   lambda x, w: jnp.tanh(x @ w) @ w.T
