@@ -210,7 +210,9 @@ def _linked(side: _Side, term: Term) -> Term:
   part = any(factor.region is not None for factor in brought)
   gone = [i for _, i in side.theirs]
   along = [*gone, *(b for *_, b in side.batch)]
-  term = _terms.sum_over(_terms.scaled(term, along), gone, mixed=False)
+  # kernels/product_of_low_ranks: another product multiplies it.
+  keep = bool(side.summed)
+  term = _terms.sum_over(_terms.scaled(term, along), gone, False, keep)
   dims: list[Dim] = [()] * len(side.shape)
   for d, _ in side.summed:
     region = _dims.NOWHERE if part else None

@@ -100,11 +100,13 @@ def varies(term: Term) -> bool:
   return any(f.label and f.size > 1 for dim in term.dims for f in dim)
 
 
-def sum_over(term: Term, gone: Collection[int], mixed: bool = True) -> Term:
+def sum_over(
+  term: Term, gone: Collection[int], mixed: bool = True, keep: bool = False
+) -> Term:
   """Without some dimensions, which are summed.
 
   A sum over inputs leaves none that are only inputs, as of a scale that others
-  multiply (`mixed`), but for a factor of a kernel.
+  multiply (`mixed`), but for a factor of a kernel; `keep` leaves all that are.
   """
   if not gone:
     return term
@@ -112,7 +114,7 @@ def sum_over(term: Term, gone: Collection[int], mixed: bool = True) -> Term:
 
   def inherit(factor: Factor) -> Factor:
     label = factor.label
-    for key in factor.tied & summed.keys():
+    for key in () if keep and label == X else factor.tied & summed.keys():
       label |= X | C if mixed and summed[key] else summed[key]
     return factor._replace(label=label)
 
@@ -174,8 +176,7 @@ def merged(terms: Terms, shape: Sequence[int]) -> Terms:
   for term in terms:
     for i, dim in enumerate(term.dims):
       partly = any(f.region is not None for f in dim)
-      labels[i] |= _dims.label_of(dim) | C * partly
-  labels = [n & (X | C) or n for n in labels]
+      labels[i] |= _dims.label_of(dim) & (X | C) | C * partly
   dims = tuple(
     _dims.fresh(n, label) for n, label in zip(shape, labels, strict=True)
   )
