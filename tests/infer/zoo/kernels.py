@@ -52,7 +52,7 @@ def low_rank_in_scanned_layers(p, x):
 
 # LoHa multiplies two low-rank kernels entry by entry.
 line(
-  'product_of_low_ranks', 'bi', w='Io', a='I2?', b='[2X]o?', c='I2?', d='[2X]o?'
+  'product_of_low_ranks', 'bi', w='Io', a='I2', b='[2X]o', c='I2', d='[2X]o'
 )(lambda x, w, a, b, c, d: x @ (w + (a @ b) * (c @ d)))
 
 
