@@ -76,30 +76,39 @@ def blur(dim: Iterable[Factor]) -> int:
 
 
 def reshape(dims: Sequence[Dim], shape: Sequence[int]) -> tuple[Dim, ...]:
-  """The dimensions of a reshaped array, of factors of those before.
-
-  Where lengths do not divide each other, what is left gets the labels of all
-  that is left.
-  """
+  """The dimensions of a reshaped array, of factors of those before."""
   queue = [f for dim in dims for f in dim if f.size != 1]
   out: list[Dim] = []
-  for k, size in enumerate(shape):
+  while len(out) < len(shape):
+    # structure/outputs_regrouped: the fewest with as many entries, by themselves.
     taken: list[Factor] = []
-    while size > 1 and queue:
-      head = queue.pop(0)
-      if size % head.size == 0:
-        taken.append(head)
-        size //= head.size
-      elif head.size % size == 0:
-        outer, inner = _split(head, size)
-        taken.append(outer)
-        queue.insert(0, inner)
-        size = 1
+    have, want, stop = 1, shape[len(out)], len(out) + 1
+    while have != want and (queue if have < want else stop < len(shape)):
+      if have < want:
+        taken.append(queue.pop(0))
+        have *= taken[-1].size
       else:
-        label = blur((head, *queue))
-        return (*out, *(fresh(n, label) for n in shape[k:]))
-    out.append(tuple(taken) or fresh(shape[k]))
+        want, stop = want * shape[stop], stop + 1
+    out += _regrouped(taken, shape[len(out) : stop])
   return tuple(out)
+
+
+def _regrouped(factors: Sequence[Factor], shape: Sequence[int]) -> list[Dim]:
+  """Where lengths do not divide each other, all get the labels of all."""
+  queue, out = list(factors), []
+  for size in shape:
+    left, taken = size, ()
+    while left > 1 and queue:
+      head = queue.pop(0)
+      if left % head.size and head.size % left:
+        return [fresh(n, blur(factors)) for n in shape]
+      if left % head.size:
+        head, inner = _split(head, left)
+        queue.insert(0, inner)
+      taken += (head,)
+      left //= head.size
+    out.append(taken or fresh(size))
+  return out
 
 
 def _split(factor: Factor, outer: int) -> tuple[Factor, Factor]:

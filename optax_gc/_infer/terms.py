@@ -115,7 +115,7 @@ def sum_over(
   def inherit(factor: Factor) -> Factor:
     label = factor.label
     for key in () if keep and label == X else factor.tied & summed.keys():
-      label |= X | C if mixed and summed[key] else summed[key]
+      label |= X | C if mixed else summed[key]
     return factor._replace(label=label)
 
   kept = [dim for i, dim in enumerate(term.dims) if i not in gone]
@@ -223,8 +223,7 @@ def _reunited(terms: Terms) -> Terms:
     at = tuple(i for i, dim in enumerate(term.dims) if _single(dim))
     others = tuple(dim for dim in term.dims if not _single(dim))
     said = signature(term._replace(dims=others))
-    key = (term.ident, at, said if at else id(term))
-    groups.setdefault(key, []).append(term)
+    groups.setdefault((term.ident, at, said), []).append(term)
   found: Terms = []
   for (_, at, _), group in groups.items():
     first = group[0]

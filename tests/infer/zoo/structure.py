@@ -231,6 +231,10 @@ line('looked_up', '#bt', table='vi: looked up by gather')(
 line('never_used', 'bi', spare='io: never used', w='Io')(
   lambda x, spare, w: x @ w
 )
+# Outputs are counted as 6 by 2, then as 4 by 3; inputs are on both sides.
+line('outputs_regrouped', 'bih', w='I62H')(
+  lambda x, w: jnp.einsum('bih,icdh->bcd', x, w.reshape(len(w), 4, 3, -1))
+)
 # What is joined to activations and then cut off.
 line('joined_and_cut_off', 'bi', v='ii: never used', w='Io')(
   lambda x, v, w: jnp.concatenate([x, jnp.tanh(x @ v)], 1)[:, : len(w)] @ w
