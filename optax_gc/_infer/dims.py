@@ -77,10 +77,10 @@ def blur(dim: Iterable[Factor]) -> int:
 
 def reshape(dims: Sequence[Dim], shape: Sequence[int]) -> tuple[Dim, ...]:
   """The dimensions of a reshaped array, of factors of those before."""
-  queue = [f for dim in dims for f in dim if f.size != 1]
+  queue = [f for dim in dims for f in dim if f.size > 1]
   out: list[Dim] = []
   while len(out) < len(shape):
-    # structure/outputs_regrouped: the fewest with as many entries, by themselves.
+    # structure/outputs_regrouped: the fewest with as many entries, apart.
     taken: list[Factor] = []
     have, want, stop = 1, shape[len(out)], len(out) + 1
     while have != want and (queue if have < want else stop < len(shape)):
@@ -163,12 +163,3 @@ def cut(dim: Dim, start: int, size: int) -> Dim | None:
     inside = range(first - start, last - start, region.step)
     return (_sized(dim[0], size, inside),)
   return (Factor(size, blur(dim), dim[0].key),)
-
-
-def flip(dim: Dim) -> Dim:
-  """The dimension of an array that runs backwards."""
-  if len(dim) != 1 or not dim[0].region:
-    return dim
-  region, last = dim[0].region, dim[0].size - 1
-  turned = range(last - region[-1], last - region[0] + 1, region.step)
-  return (dim[0]._replace(region=turned),)

@@ -95,15 +95,6 @@ def _padded(step: Step, term: Term) -> Term | None:
   return term._replace(dims=tuple(dims))
 
 
-def _reversed(step: Step, term: Term) -> Term:
-  turned = step.params['dimensions']
-  return term._replace(
-    dims=tuple(
-      _dims.flip(dim) if i in turned else dim for i, dim in enumerate(term.dims)
-    )
-  )
-
-
 def _tiled(step: Step, term: Term) -> Term:
   pairs = zip(step.params['reps'], step.shapes[0], strict=True)
   dims = _dims.reshape(term.dims, [n for pair in pairs for n in pair])
@@ -229,12 +220,11 @@ RULES: dict[str, Rule] = {
   'slice': _only(_sliced),
   'dynamic_slice': _only(_sliced),
   'pad': _only(_padded),
-  'rev': _only(_reversed),
   'tile': _only(_tiled),
   'concatenate': _concatenated,
   'stack': _concatenated,
   'dynamic_update_slice': _updated,
   'gather': _only(_gathered),
   **dict.fromkeys(_names.SCATTERS, _scattered),
-  **dict.fromkeys(_names.RUNS, _only(lambda _, term: term)),
+  **dict.fromkeys(_names.RUNS | {'rev'}, _only(lambda _, term: term)),
 }
