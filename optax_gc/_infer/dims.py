@@ -97,7 +97,8 @@ def _regrouped(factors: Sequence[Factor], shape: Sequence[int]) -> list[Dim]:
   """Where lengths do not divide each other, all get the labels of all."""
   queue, out = list(factors), []
   for size in shape:
-    left, taken = size, ()
+    left = size
+    taken: Dim = ()
     while left > 1 and queue:
       head = queue.pop(0)
       if left % head.size and head.size % left:
