@@ -40,12 +40,7 @@ LIST, RESULTS, TABLE = (
   ROOT / 'tests' / f'mutants.{kind}' for kind in ('toml', 'json', 'md')
 )
 COPIED = (
-  'optax_gc',
-  'examples',
-  'tests',
-  'docs',
-  'README.md',
-  'pyproject.toml',
+  *('optax_gc', 'examples', 'tests', 'docs', 'README.md', 'pyproject.toml'),
 )
 SECONDS = 1800  # More than any file's tests take.
 FORK = multiprocessing.get_context('fork')
@@ -53,21 +48,13 @@ FRAMEWORKS = ('chex', 'equinox', 'flax.nnx', 'haiku', 'hypothesis', 'optax')
 
 
 class Mutant(NamedTuple):
-  """One place that is broken.
+  """One place that is broken."""
 
-  Attributes:
-    file: The module, from the root of the repository.
-    text: What stands there, exactly once.
-    replacement: What stands there instead.
-    excuse: Why no test need notice, or nothing.
-    tests: The arguments of pytest.
-  """
-
-  file: str
-  text: str
-  replacement: str
-  excuse: str
-  tests: tuple[str, ...]
+  file: str  # The module, from the root of the repository.
+  text: str  # What stands there, exactly once.
+  replacement: str  # What stands there instead.
+  excuse: str  # Why no test need notice, or nothing.
+  tests: tuple[str, ...]  # The arguments of pytest.
 
   @property
   def line(self) -> int:

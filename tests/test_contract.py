@@ -88,8 +88,7 @@ def test_adaptive_methods_bring_the_centralized_gradient_to_zero(opt):
 def test_inject_hyperparams():
   def make(learning_rate, weight_axes):
     return optax.chain(
-      optax_gc.gradient_centralization(weight_axes),
-      optax.sgd(learning_rate),
+      optax_gc.gradient_centralization(weight_axes), optax.sgd(learning_rate)
     )
 
   injected = optax.inject_hyperparams(make, static_args='weight_axes')

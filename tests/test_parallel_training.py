@@ -204,11 +204,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize(
-  ('way', 'optimizer'),
-  [
-    *((way, 'sgd') for way in WAYS),
-    ('shard_map', 'adam'),
-  ],
+  ('way', 'optimizer'), [*((way, 'sgd') for way in WAYS), ('shard_map', 'adam')]
 )
 def test_trains_as_on_one_device(way, optimizer):
   got, want = WAYS[way](OPTIMIZERS[optimizer]), on_one_device(optimizer)

@@ -15,21 +15,14 @@ from optax_gc import _rank_check, _ranks
 
 
 class Model(NamedTuple):
-  """A small model.
+  """A small model."""
 
-  Attributes:
-    fn: Its forward pass.
-    leaves: The shape and the true reduction axes of each leaf.
-    data: The shape of one example.
-    positions: How often a weight vector is applied.
-    hidden: Leaves that the outputs see through too few numbers.
-  """
-
-  fn: Any
+  fn: Any  # Its forward pass.
+  # The shape and the true reduction axes of each leaf.
   leaves: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-  data: tuple[int, ...]
-  positions: int = 1
-  hidden: tuple[str, ...] = ()
+  data: tuple[int, ...]  # The shape of one example.
+  positions: int = 1  # How often a weight vector is applied.
+  hidden: tuple[str, ...] = ()  # Seen by the outputs through too few numbers.
 
 
 def _mlp(p, x):
@@ -231,11 +224,7 @@ def test_a_derivative_that_is_zero_but_for_rounding_is_not_refuted():
   params = _values({'q': (8, 6), 'k': (8, 6), 'b': (6,)})
   axes = {name: optax_gc.WeightAxes(0) for name in params}
   checks = optax_gc.check_weight_axes(
-    fn,
-    params,
-    _values({'x': (3, 8)}, 1)['x'],
-    weight_axes=axes,
-    positions=3,
+    fn, params, _values({'x': (3, 8)}, 1)['x'], weight_axes=axes, positions=3
   )
   verdicts = {check.path: check.verdict for check in checks}
   assert verdicts['b'] == _rank_check.UNTESTED

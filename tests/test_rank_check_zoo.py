@@ -35,7 +35,6 @@ _SMALL = Sizes(
 # A weight vector of any model is applied at 4 positions or fewer (2 x 2 pixels;
 # 2 steps, once or twice; 3 turns of a loop) but for these.
 _POSITIONS = {
-  'conv_3d': 8,
   'conv_lstm': 8,
   'conv_transpose': 25,  # 5 x 5 in Equinox.
   'conv_transpose_kernel': 16,
@@ -58,18 +57,14 @@ _POSITIONS = {
 # Where the theorem says nothing, or nothing can be computed.
 _GRADIENTS = 'the outputs are gradients: a weight occurs outside of products'
 _MIXED = 'a function of the kernel mixes its weight vectors'
-_UNDERIVED = 'no derivative'
 _NOT_COVERED = {
-  'vision_transformer': 'its 10 outputs cannot exceed its 10 positions',
   **dict.fromkeys(
     (
       *('diffusion_loss', 'generator_step', 'integer_products_in_a_step'),
       *('gradient_step', 'loss_of_model', 'gradient_of_scanned_layers'),
-      *('gradient_moves_a_layer_out_of_a_loop', 'lagrangian'),
-      *('directional_derivative_in_a_loss', 'learning_to_learn'),
-      *('equilibrium_with_a_derivative_of_its_own', 'backward_pass_by_hand'),
-      *('gathered_in_a_sharded_step', 'three_derivatives_in_a_loss'),
-      'layer_trained_at_test_time',
+      *('gradient_moves_a_layer_out_of_a_loop', 'learning_to_learn'),
+      *('directional_derivative_in_a_loss', 'backward_pass_by_hand'),
+      *('three_derivatives_in_a_loss', 'layer_trained_at_test_time'),
     ),
     _GRADIENTS,
   ),
@@ -84,14 +79,9 @@ _NOT_COVERED = {
     _MIXED,
   ),
   **dict.fromkeys(('embedding_tied', 'embed_tied'), 'looked up, too'),
-  'reflections': 'a vector is contracted, and is the direction of the output',
-  **dict.fromkeys(
-    (
-      *('while_loop_condition_and_state', 'custom_kernel'),
-      *('callback', 'ragged_product_in_a_gradient'),
-    ),
-    _UNDERIVED,
-  ),
+  'while_loop_condition_and_state': 'no derivative',
+  'callback': 'no derivative',
+  'ragged_product_in_a_gradient': 'no derivative',
 }
 
 

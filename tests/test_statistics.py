@@ -198,9 +198,7 @@ def test_recording_changes_no_update():
   updates, state = jax.jit(tx.update)(grads, state)
   chex.assert_trees_all_equal(updates, grads)
   chex.assert_trees_all_close(
-    state.gradient_statistics,
-    optax_gc.gradient_statistics(grads),
-    rtol=1e-6,
+    state.gradient_statistics, optax_gc.gradient_statistics(grads), rtol=1e-6
   )
 
 

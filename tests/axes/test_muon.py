@@ -61,8 +61,7 @@ def by_path(tree):
 
 def test_inferred_axes_take_the_kernels(params, axes):
   updates = first_update(
-    params,
-    muon_weight_dimension_numbers=optax_gc.muon_dimension_numbers(axes),
+    params, muon_weight_dimension_numbers=optax_gc.muon_dimension_numbers(axes)
   )
   # Leaves whose update is not that of Adam, which takes the others.
   adam = first_update(

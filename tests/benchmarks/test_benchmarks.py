@@ -13,10 +13,7 @@ RESULTS = ROOT / 'benchmarks/results'
 
 def run(*arguments):
   return subprocess.run(
-    [sys.executable, '-m', *arguments],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
+    [sys.executable, '-m', *arguments], cwd=ROOT, capture_output=True, text=True
   )
 
 

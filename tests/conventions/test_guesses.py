@@ -20,7 +20,7 @@ from tests.infer.zoo import CASES, SIZES, Missing
 GUESSED = {
   # A single layer without a name, perhaps transposed.
   *('linen/conv_1d', 'linen/conv_2d', 'linen/conv_2d_wrapped'),
-  *('linen/conv_3d', 'linen/conv_masked', 'linen/conv_one_by_one'),
+  'linen/conv_masked',
   *('linen/conv_transpose', 'linen/conv_transpose_kernel'),
   *('linen/dense_general_inputs', 'nnx/conv_transpose'),
   'nnx/conv_transpose_kernel',
@@ -28,15 +28,14 @@ GUESSED = {
   *('haiku/layer_stack', 'linen/dense_general_batch_dims'),
   *('linen/dense_general_outputs', 'linen/transformer_scanned'),
   *('linen/vmap_stack', 'nnx/linear_general', 'nnx/linear_general_batch'),
-  *('nnx/loss_of_model', 'nnx/scan_stack', 'nnx/scan_stack_remat'),
+  *('nnx/loss_of_model', 'nnx/scan_stack'),
   # Stacked along another axis, or without biases.
-  *('linen/experts', 'linen/stack_last', 'linen/transformer_scanned_remat'),
+  *('linen/stack_last', 'linen/transformer_scanned_remat'),
   *('linen/vmap_stack_second', 'nnx/vmap_stack_second'),
   # Inputs that are not first; two output axes without a bias.
   *('linen/einsum', 'nnx/einsum', 'linen/dense_general_inputs_and_outputs'),
-  # Magnitudes, statistics, tokens and positions under names of their own.
+  # Magnitudes and statistics under names of their own.
   *('equinox/weight_norm', 'linen/spectral_norm', 'nnx/spectral_norm'),
-  'linen/vision_transformer',
 }
 # A table that is tied is named like one that is not; one that is the whole
 # model is named like a matrix.

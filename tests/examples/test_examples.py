@@ -212,10 +212,9 @@ def test_no_gc_arm_is_a_plain_optax_run(run, digits, optimizer):
   seed = 1
   model = networks.MLP((8, 8, 1), 10, nnx.Rngs(jax.random.key(seed)))
   graphdef, params, stats = nnx.split(model, nnx.Param, ...)
-  tx = {
-    'sgdm': optax.sgd(0.1, momentum=0.9),
-    'adam': optax.adam(1e-3),
-  }[optimizer]
+  tx = {'sgdm': optax.sgd(0.1, momentum=0.9), 'adam': optax.adam(1e-3)}[
+    optimizer
+  ]
   opt_state, losses = tx.init(params), []
 
   @jax.jit

@@ -132,10 +132,7 @@ def four_processes(tmp_path_factory):
 
 @pytest.mark.parametrize(
   'several',
-  [
-    'two_processes',
-    pytest.param('four_processes', marks=pytest.mark.nightly),
-  ],
+  ['two_processes', pytest.param('four_processes', marks=pytest.mark.nightly)],
 )
 def test_losses_are_those_of_one_process(several, one_process, request):
   several = request.getfixturevalue(several)

@@ -72,13 +72,7 @@ def test_centralization_can_be_left_out(folder):
 
 def test_every_array_is_split_on_its_longest_axis_that_divides():
   mesh = fsdp.make_mesh()
-  shapes = {
-    'a': (2, 16, 32),
-    'b': (24, 8),
-    'c': (7, 9),
-    'd': (),
-    'e': (8, 8),
-  }
+  shapes = {'a': (2, 16, 32), 'b': (24, 8), 'c': (7, 9), 'd': (), 'e': (8, 8)}
   tree = {k: jax.ShapeDtypeStruct(s, np.float32) for k, s in shapes.items()}
   specs = {k: s.spec for k, s in fsdp.shardings(tree, mesh).items()}
   assert specs == {

@@ -89,27 +89,6 @@ def test_reasons_name_the_scope():
   assert axes.reason == 'contracts axes (0,) in dot_general, attention/query'
 
 
-def test_reason_of_a_tied_embedding_says_both():
-  axes = optax_gc.infer_weight_axes(
-    lambda w, i: w[i] @ w.T, f32(8, 4), jax.ShapeDtypeStruct((2,), 'int32')
-  )
-  assert axes.reduction_axis == (1,)
-  assert axes.reason == (
-    'contracts axes (1,) in dot_general; also looked up by gather'
-  )
-
-
-def test_marks_convolution_kernels():
-  def fn(p, x):
-    return jax.lax.conv(x, p['k'], (1, 1), 'SAME') + x @ p['w']
-
-  axes = optax_gc.infer_weight_axes(
-    fn, {'k': f32(3, 3, 2, 2), 'w': f32(5, 5)}, f32(1, 3, 5, 5)
-  )
-  assert axes['k'].reduction_axis == (1, 2, 3)
-  assert [axes['k'].convolution, axes['w'].convolution] == [True, False]
-
-
 def test_a_weight_vector_of_one_element_is_left_alone():
   axes = optax_gc.infer_weight_axes(lambda w, x: x @ w, f32(1, 4), f32(2, 1))
   assert axes.reduction_axis == ()

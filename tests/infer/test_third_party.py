@@ -30,10 +30,7 @@ def test_reads_the_axes_of_the_rules_written_by_hand(name):
     got, expected = (
       # An axis of size one holds nothing, named or not.
       tuple(axis for axis in axes if row.shape[axis] > 1)
-      for axes in (
-        row.reduction_axes,
-        model.expected(row.path, row.shape),
-      )
+      for axes in (row.reduction_axes, model.expected(row.path, row.shape))
     )
     if got != expected:
       faults.append(f'{row.path}: {got}, not {expected}: {row.reason}')

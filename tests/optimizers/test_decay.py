@@ -7,13 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from optax_gc import (
-  WeightAxes,
-  flax_weight_axes,
-  gc,
-  optimizers,
-  weight_mask,
-)
+from optax_gc import WeightAxes, flax_weight_axes, gc, optimizers, weight_mask
 from tests import compat, contract
 from tests.compat import enable_x64
 from tests.optimizers.test_optimizers import NAMES, run, wiggle

@@ -324,10 +324,7 @@ def test_projection(param_set, which, dtype):
 
 @pytest.mark.parametrize(
   ('layout', 'convention'),
-  [
-    ('flax', optax_gc.flax_weight_axes),
-    ('torch', optax_gc.torch_weight_axes),
-  ],
+  [('flax', optax_gc.flax_weight_axes), ('torch', optax_gc.torch_weight_axes)],
 )
 @pytest.mark.parametrize('param_set', ['small', 'wide'])
 def test_conventions_find_the_authors_axes(param_set, layout, convention):

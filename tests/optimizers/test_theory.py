@@ -24,10 +24,7 @@ def network():
     kernel = scale * (jax.random.normal(key, shape) + 0.3)
     return {'kernel': kernel, 'bias': jnp.zeros(shape[-1])}
 
-  return {
-    'conv': layer(keys[0], (3, 3, 2, 4)),
-    'out': layer(keys[1], (16, 3)),
-  }
+  return {'conv': layer(keys[0], (3, 3, 2, 4)), 'out': layer(keys[1], (16, 3))}
 
 
 def convolve(x, kernel):

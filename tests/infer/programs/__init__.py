@@ -36,19 +36,12 @@ _NAMES = ('kernel', 'bias', 'embedding', 'scale', 'weight', 'query', 'out')
 
 
 class Program(NamedTuple):
-  """A function of (params, x), and the axes of every leaf.
-
-  Attributes:
-    fn: The function.
-    weights: Shapes and axes of its parameters, by name.
-    x: Shape and dtype of its input.
-    pieces: What it was composed from.
-  """
+  """A function of (params, x), and the axes of every leaf."""
 
   fn: Callable[..., Any]
-  weights: dict[str, Weight]
+  weights: dict[str, Weight]  # Shapes and axes of its parameters.
   x: jax.ShapeDtypeStruct
-  pieces: tuple[str, ...] = ()
+  pieces: tuple[str, ...] = ()  # What it was composed from.
 
   @property
   def params(self) -> dict[str, jax.ShapeDtypeStruct]:

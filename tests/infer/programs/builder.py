@@ -51,19 +51,12 @@ class Source:
 
 
 class Sub(NamedTuple):
-  """A function ``apply(weights, x) -> y``, and what is true of its weights.
-
-  Attributes:
-    weights: The weights by name, as `apply` wants them.
-    apply: The function.
-    out: Shape and dtype of y.
-    pieces: What it was composed from, for reports.
-  """
+  """A function ``apply(weights, x) -> y``, and what is true of its weights."""
 
   weights: dict[str, Weight]
   apply: Callable[[dict[str, Any], Any], Any]
-  out: jax.ShapeDtypeStruct
-  pieces: tuple[str, ...] = ()
+  out: jax.ShapeDtypeStruct  # Of y.
+  pieces: tuple[str, ...] = ()  # What it was composed from, for reports.
 
 
 class Builder(Source):

@@ -57,7 +57,6 @@ def _application(name, size=32, **kwargs):
 
 _application('MobileNetV2', alpha=0.35)
 _application('ResNet50')
-_application('EfficientNetB0')
 _application('Xception', size=71)
 _application('ConvNeXtTiny')
 

@@ -179,11 +179,6 @@ _add(
   shape=((1, 8), (1, 16, 16, 3)),
 )
 _add(
-  *('LlamaForCausalLM', 'LlamaConfig'),
-  {**_BERT, 'num_key_value_heads': 4},
-  _TEXT,
-)
-_add(
   *('MistralForCausalLM', 'MistralConfig'),
   {**_BERT, 'num_key_value_heads': 2},
   _TEXT,
@@ -201,19 +196,9 @@ _add(
   (r'transformer/word_embeddings/embedding', *_TIED),
 )
 _add(
-  *('GPTJForCausalLM', 'GPTJConfig'),
-  {**_GPT, 'n_layer': 1, 'n_positions': 64, 'rotary_dim': 4},
-  _TEXT,
-)
-_add(
   *('AlbertForMaskedLM', 'AlbertConfig', {**_BERT, 'embedding_size': 16}),
   _TEXT,
   (r'albert/embeddings/word_embeddings/embedding', *_TIED),
-)
-_add(
-  *('ElectraForMaskedLM', 'ElectraConfig', {**_BERT, 'embedding_size': 16}),
-  _TEXT,
-  (r'electra/embeddings/word_embeddings/embedding', *_TIED),
 )
 _add(
   *('BigBirdForMaskedLM', 'BigBirdConfig'),
@@ -224,13 +209,6 @@ _add(
   {'input_ids': _ids(64)},
   _BERT_TABLE,
   shape=(1, 64),
-)
-_add(
-  *('ResNetForImageClassification', 'ResNetConfig'),
-  {'embedding_size': 8, 'hidden_sizes': [8, 12], 'depths': [1, 2]},
-  _PHOTOS,
-  *_CNN,
-  shape=(1, 32, 32, 3),
 )
 _add(
   *('RegNetForImageClassification', 'RegNetConfig'),

@@ -27,19 +27,8 @@ def layer(make, *inputs, call=None):
 layer('linear', 'bi', {'weight': (1,)})(
   lambda s, key: eqx.nn.Linear(s.inp, s.out, key=key)
 )
-# Layers in a tuple.
-layer('mlp', 'bi', {'layers/*/weight': (1,)})(
-  lambda s, key: eqx.nn.MLP(s.inp, s.out, s.hid, 2, key=key)
-)
-# `(out, in / groups, *window)`; the bias is `(out, 1)`.
-layer('conv_1d', 'bim', {'bias': (), 'weight': (1, 2)})(
-  lambda s, key: eqx.nn.Conv1d(s.inp, s.out, s.window, key=key)
-)
 layer('conv_2d_grouped', 'bimm', {'bias': (), 'weight': (1, 2, 3)})(
   lambda s, key: eqx.nn.Conv2d(s.inp, s.out, s.window, groups=2, key=key)
-)
-layer('conv_3d', 'bimmm', {'bias': (), 'weight': (1, 2, 3, 4)})(
-  lambda s, key: eqx.nn.Conv3d(s.inp, s.out, s.window, key=key)
 )
 # Unlike PyTorch's, Equinox's kernel is `(out, in, *window)` here too.
 layer('conv_transpose', 'bimm', {'bias': (), 'weight': (1, 2, 3)})(
@@ -92,9 +81,6 @@ def _scanned(cell, x):
   return jax.vmap(one)(x)
 
 
-layer('gru', 'bti', {'weight_*h': (1,)}, call=_scanned)(
-  lambda s, key: eqx.nn.GRUCell(s.inp, s.hid, key=key)
-)
 layer('lstm', 'bti', {'weight_*h': (1,)}, call=_scanned)(
   lambda s, key: eqx.nn.LSTMCell(s.inp, s.hid, key=key)
 )

@@ -22,8 +22,6 @@ def layer(fn, *inputs):
   )
 
 
-# `(in, out)`; the name is `w`.
-layer('linear', 'bi', {'linear/w': (0,)})(lambda s, x: hk.Linear(s.out)(x))
 # Three layers and dropout.
 layer('mlp', 'bi', {'*/w': (0,)})(
   lambda s, x: hk.nets.MLP([s.hid, s.hid, s.out])(
@@ -50,10 +48,6 @@ layer('attention', 'bti', {'*/w': (0,)})(
     s.heads, s.width, w_init=hk.initializers.VarianceScaling()
   )(x, x, x)
 )
-# Looked up by number.
-layer('embed', '#bt', {'embed/embeddings': ()})(
-  lambda s, ids: hk.Embed(s.vocab, s.hid)(ids)
-)
 # A bias for each place and channel, of rank 3.
 layer(
   *('bias_of_an_image', 'bmmi', {'bias/b': ()}),
@@ -68,10 +62,6 @@ def _unrolled(s, x, core):
 # Input and state are concatenated and meet one kernel.
 layer('lstm', 'tbi', {'*/w': (0,)})(
   lambda s, x: _unrolled(s, x, hk.LSTM(s.hid))
-)
-# Kernels from the input and from the state, gates side by side.
-layer('gru', 'tbi', {'gru/w_*': (0,)})(
-  lambda s, x: _unrolled(s, x, hk.GRU(s.hid))
 )
 # One conv for the four gates, under a scan.
 layer('conv_lstm', 'tbmmi', {'*/w': (0, 1, 2)})(

@@ -32,10 +32,6 @@ layer = layer_by(_linen)
 
 
 layer('dense', 'bi', {'kernel': (0,)})(lambda s: nn.Dense(s.out))
-# Params in float32, the product in bfloat16.
-layer('dense_bfloat16', 'bi', {'kernel': (0,)})(
-  lambda s: nn.Dense(s.out, dtype=jnp.bfloat16)
-)
 # `(in, heads, width)`; the bias has the two output axes.
 layer(
   *('dense_general_outputs', 'bti', {'bias': (), 'kernel': (0,)}),
@@ -48,10 +44,6 @@ layer('dense_general_inputs', 'btnd', {'kernel': (0, 1)})(
 # Two axes in, two axes out, no bias to help.
 layer('dense_general_inputs_and_outputs', 'bti', {'kernel': (0, 1)})(
   lambda s: nn.DenseGeneral((s.heads, s.width), axis=(1, 2), use_bias=False)
-)
-# Contracts the data's middle axis: `(time, out)`.
-layer('dense_general_first_axis', 'bti', {'kernel': (0,)})(
-  lambda s: nn.DenseGeneral(s.out, axis=1)
 )
 # A kernel for each index of a batch axis: `(batch, in, out)`.
 layer('dense_general_batch_dims', 'bti', {'bias': (), 'kernel': (1,)})(
@@ -91,11 +83,6 @@ layer('conv_2d', 'bmmi', _CONV)(
 layer('conv_2d_wrapped', 'mmi', _CONV)(
   lambda s: nn.Conv(s.out, (s.window,) * 2, padding='CIRCULAR')
 )
-layer('conv_3d', 'bmmmi', {'kernel': (0, 1, 2, 3)})(
-  lambda s: nn.Conv(s.out, (s.window,) * 3)
-)
-# A window of one: the channels alone make the weight vector.
-layer('conv_one_by_one', 'bmmi', _CONV)(lambda s: nn.Conv(s.out, (1, 1)))
 # `(*window, in / groups, out)`.
 layer('conv_grouped', 'bmmi', _CONV)(
   lambda s: nn.Conv(s.out, (s.window,) * 2, feature_group_count=2)
@@ -146,8 +133,7 @@ layer(
 )
 # Queries and keys from two sequences, normalised, no biases.
 layer(
-  *('attention_across', 'bti', 'blh'),
-  {'out/kernel': (0, 1), '*/kernel': (0,)},
+  *('attention_across', 'bti', 'blh'), {'out/kernel': (0, 1), '*/kernel': (0,)}
 )(
   lambda s: nn.MultiHeadDotProductAttention(
     s.heads,
@@ -168,14 +154,6 @@ layer('lstm', 'bti', _CELL)(lambda s: nn.RNN(nn.LSTMCell(s.hid)))
 # Gates' kernels are put side by side for one product.
 layer('lstm_optimized', 'bti', _CELL)(
   lambda s: nn.RNN(nn.OptimizedLSTMCell(s.hid))
-)
-layer('gru_backwards', 'bti', _CELL)(
-  lambda s: nn.RNN(nn.GRUCell(s.hid), reverse=True)
-)
-layer('simple_and_minimal_cells', 'bti', _CELL)(
-  lambda s: nn.Sequential(
-    [nn.RNN(nn.SimpleCell(s.hid)), nn.RNN(nn.MGUCell(s.inp))]
-  )
 )
 # Convolutions for the gates: all but the last axis.
 layer('conv_lstm', 'btmmi', {'*/kernel': (0, 1, 2)})(
@@ -311,59 +289,6 @@ def _members(module, axis, **kwargs):
   )
 
 
-class _Expert(nn.Module):
-  hidden: int
-
-  @nn.compact
-  def __call__(self, x):
-    h = nn.relu(nn.Dense(self.hidden, use_bias=False)(x))
-    return nn.Dense(x.shape[-1], use_bias=False)(h)
-
-
-class _Experts(nn.Module):
-  experts: int
-  hidden: int
-
-  @nn.compact
-  def __call__(self, x):
-    gates = nn.softmax(nn.Dense(self.experts, use_bias=False)(x))
-    many = _members(
-      _Expert, 0, in_axes=None, out_axes=-1, axis_size=self.experts
-    )
-    return jnp.einsum('btfe,bte->btf', many(self.hidden, name='all')(x), gates)
-
-
-class _ResNet(nn.Module):
-  features: int
-  classes: int
-
-  @nn.compact
-  def __call__(self, x):
-    norm = lambda: nn.BatchNorm(use_running_average=False)  # noqa: E731
-    x = nn.relu(norm()(nn.Conv(self.features, (3, 3), use_bias=False)(x)))
-    y = nn.relu(norm()(nn.Conv(self.features, (3, 3), use_bias=False)(x)))
-    x = nn.relu(norm()(nn.Conv(self.features, (3, 3), use_bias=False)(y)) + x)
-    return nn.Dense(self.classes)(nn.avg_pool(x, (2, 2)).mean((1, 2)))
-
-
-class _ViT(nn.Module):
-  heads: int
-  width: int
-  classes: int
-
-  @nn.compact
-  def __call__(self, images):
-    features = self.heads * self.width
-    x = nn.Conv(features, (3, 3), (3, 3))(images)
-    x = x.reshape(x.shape[0], -1, features)
-    init = nn.initializers.normal()
-    token = self.param('token', init, (1, 1, features))
-    x = jnp.concatenate([jnp.tile(token, (x.shape[0], 1, 1)), x], 1)
-    x = x + self.param('positions', init, (1, *x.shape[1:]))
-    x = _Block(self.heads, self.width, name='block')(x)[0]
-    return nn.Dense(self.classes)(nn.LayerNorm()(x[:, 0]))
-
-
 _BLOCK = {'*/out/kernel': (0, 1), '*kernel': (0,), '*/[kqv]*/bias': ()}
 
 
@@ -396,17 +321,3 @@ layer('vmap_stack', 'bmmi', {'bias': (), 'kernel': (1, 2, 3)})(
 layer('vmap_stack_second', 'bti', {'bias': (), 'kernel': (0,)})(
   lambda s: _members(nn.Dense, 1, in_axes=1, out_axes=1)(s.out)
 )
-# `nn.vmap` over experts, weighted by a router.
-layer('experts', 'bti', {'all/*': (1,), '*': (0,)})(
-  lambda s: _Experts(s.experts, s.hid)
-)
-# Convolutions, batch norm in training, pooling and a head.
-layer('resnet', 'bmmi', {'Conv*kernel': (0, 1, 2), 'Dense*kernel': (0,)})(
-  lambda s: _ResNet(s.hid, s.out)
-)
-# Patches by a strided conv, a class token, learned positions.
-layer(
-  *('vision_transformer', 'b993'),
-  {'Conv_0/kernel': (0, 1, 2), 'positions': (), 'token': (), **_BLOCK},
-  reasons={'positions': 'added to activations'},
-)(lambda s: _ViT(s.heads, s.width, s.out))

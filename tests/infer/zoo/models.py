@@ -23,20 +23,6 @@ def latent_attention(p, x):
   return jnp.einsum('btnd,ndi->bti', values, p['o'])
 
 
-@program('bti', 'bd', m='lD[3i]', c='l[3i]', v='lIh', w='lHi')
-def modulated_layers(p, x, code):
-  """Scales, shifts and gates of scanned blocks are made from a code (DiT)."""
-
-  def block(x, p):
-    made = jax.nn.silu(code) @ p['m'] + p['c']
-    shift, scale, gate = jnp.split(made[:, None], 3, -1)
-    h = x - x.mean(-1, keepdims=True)
-    h = h * lax.rsqrt(x.var(-1, keepdims=True) + 1e-6) * (1 + scale) + shift
-    return x + gate * (jax.nn.gelu(h @ p['v']) @ p['w']), None
-
-  return lax.scan(block, x, p)[0]
-
-
 # ELMo's weights of layers, for each of some heads.
 line('mixture_of_hidden_states', 'lbi', s='Ln')(
   lambda h, s: jnp.einsum('ln,lbi->bni', jax.nn.softmax(s, 0), h)
@@ -67,29 +53,6 @@ def layer_trained_at_test_time(p, x):
     return w, jnp.einsum('bnd,nde->bne', q, w)
 
   return lax.scan(step, p['w'], (q, k, v))[1]
-
-
-@program('bi', '#b', w='Iv')
-def cross_entropy_in_chunks(p, x, y):
-  """Slices of the vocabulary, one after the other; the answer by columns."""
-  size = p['w'].shape[1]
-
-  def add(i, total):
-    part = lax.dynamic_slice_in_dim(p['w'], i, 1, 1)
-    return total + jnp.exp(x @ part).sum(-1)
-
-  total = lax.fori_loop(0, size, add, jnp.zeros(x.shape[0]))
-  return jnp.log(total) - jnp.sum(x * p['w'].T[y], -1)
-
-
-@program('bi', v='lI?')
-def reflections(p, x):
-  """Householder: a row is contracted, and is the answer's direction too."""
-
-  def reflect(h, v):
-    return h - 2 * (h @ v)[:, None] * v / (v @ v), None
-
-  return lax.scan(reflect, x, p['v'])[0]
 
 
 @program('key', 'bi', a='Ih', c='Ho?', w='Oi')

@@ -77,10 +77,6 @@ layer(
 layer('lora_linear', 'bi', {'kernel': (0,), 'lora/*': (0,)})(
   lambda s, rngs: nnx.LoRALinear(s.inp, s.out, lora_rank=4, rngs=rngs)
 )
-# A cell under `nnx.RNN`, which is a scan.
-layer('lstm', 'bti', {'cell/*/kernel': (0,)})(
-  lambda s, rngs: nnx.RNN(nnx.LSTMCell(s.inp, s.hid, rngs=rngs), rngs=rngs)
-)
 # Gates side by side, from the input and from the state.
 layer('gru', 'bti', {'cell/*/kernel': (0,)})(
   lambda s, rngs: nnx.RNN(nnx.GRUCell(s.inp, s.hid, rngs=rngs), rngs=rngs)
@@ -126,15 +122,12 @@ def _stacked(make, size, axis, rngs):
 
 
 class _Stack(nnx.Module):
-  def __init__(self, s, rngs, remat=False):
+  def __init__(self, s, rngs):
     make = lambda rngs: _Mlp(s.inp, s.hid, rngs)  # noqa: E731
     self.layers = _stacked(make, s.layers, 0, rngs)
-    self.remat = remat
 
   def __call__(self, x):
-    layer = lambda x, mlp: mlp(x)  # noqa: E731
-    if self.remat:
-      layer = nnx.remat(layer)
+    layer = nnx.remat(lambda x, mlp: mlp(x))
     return nnx.scan(layer, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(
       x, self.layers
     )
@@ -147,15 +140,6 @@ class _Ensemble(nnx.Module):
 
   def __call__(self, x):
     return nnx.vmap(lambda m, x: m(x), in_axes=(1, None))(self.members, x)
-
-
-class _Shared(nnx.Module):
-  def __init__(self, s, rngs):
-    self.first = nnx.Linear(s.inp, s.inp, rngs=rngs)
-    self.again = self.first
-
-  def __call__(self, x):
-    return self.again(jnp.tanh(self.first(x)))
 
 
 class _Normed(nnx.Module):
@@ -180,13 +164,8 @@ layer('conv_net', 'bmmi', {'conv/kernel': (0, 1, 2), 'head/kernel': (0,)})(
 )
 # Layers made by `nnx.vmap`, run by `nnx.scan`: `(layers, in, out)`.
 layer('scan_stack', 'bi', _STACKED)(_Stack)
-layer('scan_stack_remat', 'bi', _STACKED)(
-  lambda s, rngs: _Stack(s, rngs, remat=True)
-)
 # An ensemble whose members' axis is second: `(in, members, out)`.
 layer('vmap_stack_second', 'bi', {'*/bias': (), '*/kernel': (0,)})(_Ensemble)
-# One module in two places is one set of params, named by the alphabet.
-layer('shared_module', 'bi', {'again/kernel': (0,)})(_Shared)
 
 
 @case

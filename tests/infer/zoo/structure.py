@@ -4,7 +4,6 @@ from functools import partial
 
 import jax
 from jax import lax
-from jax.experimental import pallas
 from jax.experimental.ode import odeint
 import jax.numpy as jnp
 import numpy as np
@@ -266,17 +265,6 @@ line('unknown_primitive_spares_the_others', 'bi', skew='oo! qr', w='Io')(
 )
 
 
-@program('bi', w='io! pallas_call')
-def custom_kernel(p, x):
-  """What a kernel written for a device does is not looked into."""
-
-  def multiply(x, w, out):
-    out[...] = x[...] @ w[...]
-
-  out = f32(x.shape[0], p['w'].shape[1])
-  return pallas.pallas_call(multiply, out_shape=out)(x, p['w'])
-
-
 @program('bi', w='io! pure_callback')
 def callback(p, x):
   """Nor what Python does outside of the program."""
@@ -333,17 +321,6 @@ def custom_root(p, x):
     lambda f, z: lax.fori_loop(0, 3, lambda _, z: z - f(z), z),
     lambda g, y: y,
   )
-
-
-@program('bi', a='Ii', b='Ii')
-def scan_carry_swaps(p, x):
-  """Two kernels change places at each step: both are used as either is."""
-
-  def step(state, _):
-    a, b, h = state
-    return (b, a, jnp.tanh(h @ a)), None
-
-  return lax.scan(step, (p['a'], p['b'], x), length=4)[0][2]
 
 
 @program('bi', w='ii' + _BOTH_WAYS)
