@@ -117,12 +117,8 @@ def _split(factor: Factor, outer: int) -> tuple[Factor, Factor]:
   inner, region = factor.size // outer, factor.region
   rows = cells = region
   if region:
-    first, last = region.start // inner, (region.stop - 1) // inner
-    rows = range(first, last + 1)
-    whole = not (region.start % inner or region.stop % inner)
-    cells = None if whole and region.step == 1 else NOWHERE
-    if first == last:
-      cells = range(region.start % inner, (region.stop - 1) % inner + 1)
+    rows = range(region.start // inner, (region.stop - 1) // inner + 1)
+    cells = NOWHERE
   return _sized(factor, outer, rows), _sized(factor, inner, cells)
 
 

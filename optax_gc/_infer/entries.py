@@ -108,11 +108,8 @@ def _multiplied(step: Step, term: Term, k: int) -> Term:
 
 def _coefficients(step: Step, k: int) -> tuple[list[int], list[bool]]:
   """Along which dimensions parameters and data scale operand `k`."""
-  if step.name == 'select_n' and k:
-    return _varies(step, [0])
-  divides = step.name == 'div' and k == 1
-  others = [j for j in range(len(step.facts)) if j != k or divides]
-  return _varies(step, others)
+  others = [j for j in range(len(step.facts)) if j != k]
+  return _varies(step, [0] if step.name == 'select_n' and k else others)
 
 
 def _varies(step: Step, which: Iterable[int]) -> tuple[list[int], list[bool]]:

@@ -201,6 +201,8 @@ def _selected(equation: Any, operands: Facts) -> Facts:
   (fact,) = elementwise(equation, operands)
   which, kind = operands[0], _made(operands[1:])
   if kind.kernel and which.chooses:
+    if len(set(operands[1:])) == 1:  # structure/branches_mapped: copies.
+      return operands[1:2]
     made = kind.made | PICKED * any(which.varies)
     return [Fact(made, fact.varies, kind.leaves)]
   if kind.kernel:  # factors/diagonal_gain: `diag(a)` was not repeated.

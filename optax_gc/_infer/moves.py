@@ -83,12 +83,8 @@ def _sliced(step: Step, term: Term) -> Term:
 def _padded(step: Step, term: Term) -> Term | None:
   dims = []
   config = step.params['padding_config']
-  for dim, (low, _, inner), n in zip(
-    term.dims, config, step.shapes[0], strict=True
-  ):
-    # Entries of a dilated kernel lose their places.
-    lost = inner or low < 0
-    part = _dims.fresh(n, _dims.blur(dim)) if lost else _dims.cut(dim, low, n)
+  for dim, (low, *_), n in zip(term.dims, config, step.shapes[0], strict=True):
+    part = _dims.cut(dim, low, n)
     if part is None:
       return None
     dims.append(part)

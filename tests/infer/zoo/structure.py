@@ -230,6 +230,22 @@ line('looked_up', '#bt', table='vi: looked up by gather')(
 line('never_used', 'bi', spare='io: never used', w='Io')(
   lambda x, spare, w: x @ w
 )
+
+
+@program('bi', w='Io')
+def branches_mapped(p, x):
+  """Mapped branches select between copies of a kernel, for each example."""
+
+  def one(x):
+    return jax.lax.cond(
+      x.sum() > 0,
+      lambda: jnp.sum(x[:, None] * jnp.tanh(p['w']), 0),
+      lambda: jnp.ones(p['w'].shape[1]),
+    )
+
+  return jax.vmap(one)(x)
+
+
 # Outputs are counted as 6 by 2, then as 4 by 3; inputs are on both sides.
 line('outputs_regrouped', 'bih', w='I62H')(
   lambda x, w: jnp.einsum('bih,icdh->bcd', x, w.reshape(len(w), 4, 3, -1))
