@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 import hashlib
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,36 +72,45 @@ class Coco:
     self.folder, self.part = folder, part
     self.pixels = pixels
     path = folder / 'annotations' / f'instances_{part}.json'
-    self.api = _read(path)
+    self.omitted: dict[str, int] = {}
+    self._loaded: dict[int, Batch] = {}  # Of small data all, of COCO the first.
+    try:
+      self.api = _read(path)
+      self._list_objects()
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+      raise ValueError(f'{path} is not in COCO form: {error!r}.') from error
     self.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    self.nbytes = len(self.ids) * pixels**2 * (3 * 4 + self.objects)
+    self._check()
+
+  def _list_objects(self) -> None:
     self.ids = sorted(self.api.imgs)
     self.categories = sorted(self.api.cats)
     self.names = [self.api.cats[i]['name'] for i in self.categories]
-    self.omitted: dict[str, int] = {}
-    self._loaded: dict[int, Batch] = {}  # Of small data all, of COCO the first.
+    self._paths = {
+      i: self.folder / self.part / self.api.imgs[i]['file_name']
+      for i in self.ids
+    }
     self._kept = {i: self._usable(i) for i in self.ids}
     self.objects = max(map(len, self._kept.values()), default=0)
-    self.nbytes = len(self.ids) * pixels**2 * (3 * 4 + self.objects)
     for annotation in self.api.anns.values():
       if annotation['image_id'] not in self.api.imgs:
         self._omit('of an image that is not listed')
-    self._check()
 
   def _check(self) -> None:
     where = f'{self.folder}: instances_{self.part}.json'
     if not self.ids:
       raise ValueError(f'{where} lists no images.')
     for i in self.ids:
-      if not self._path(i).is_file():
-        raise FileNotFoundError(f'{where} lists {self._path(i)}: no such file.')
+      if not self._paths[i].is_file():
+        raise FileNotFoundError(
+          f'{where} lists {self._paths[i]}: no such file.'
+        )
     found = {a['category_id'] for kept in self._kept.values() for a in kept}
     lacking = [c for c in self.categories if c not in found]
     if lacking:
       names = ', '.join(self.api.cats[c]['name'] for c in lacking)
       raise ValueError(f'{where} has no object of class {names}.')
-
-  def _path(self, image: int) -> Path:
-    return self.folder / self.part / self.api.imgs[image]['file_name']
 
   def _usable(self, image: int) -> list[dict[str, Any]]:
     """Annotations whose box, cut to the image, spans more than a pixel."""
@@ -158,7 +166,7 @@ class Coco:
     return sample
 
   def _picture(self, image: int) -> Image.Image:
-    path, listed = self._path(image), self.api.imgs[image]
+    path, listed = self._paths[image], self.api.imgs[image]
     try:
       picture = Image.open(path).convert('RGB')
     except OSError as error:
@@ -179,10 +187,24 @@ class Coco:
       boxes[i] = np.multiply(_corners(annotation['bbox'], size), scale)
       category = self.categories.index(annotation['category_id']) + 1
       classes[i] = CROWD if annotation.get('iscrowd', 0) else category
-      mask = Image.fromarray(255 * self.api.annToMask(annotation))
+      mask = Image.fromarray(255 * self._mask(annotation))
       mask = mask.resize(sides, Image.Resampling.BILINEAR)
       masks[i, : sides[1], : sides[0]] = np.asarray(mask) >= 128
     return Targets(boxes, classes, masks)
+
+  def _mask(self, annotation: dict[str, Any]) -> np.ndarray:
+    image = self.api.imgs[annotation['image_id']]
+    where = f'{self.folder}: {self.part}, annotation {annotation["id"]}'
+    try:
+      mask = self.api.annToMask(annotation)
+    except Exception as error:  # Of pycocotools, of any kind.
+      raise ValueError(f'{where}: its mask is unreadable: {error}') from error
+    if mask.shape != (image['height'], image['width']):
+      raise ValueError(
+        f'{where}: its mask has shape {mask.shape}, its image '
+        f'({image["height"]}, {image["width"]}).'
+      )
+    return mask
 
 
 def require_packages() -> None:
@@ -207,11 +229,8 @@ def _read(path: Path) -> Any:
       'scenes --folder FOLDER`, or name a folder that holds COCO: train2017, '
       'val2017 and annotations.'
     )
-  try:
-    with contextlib.redirect_stdout(io.StringIO()):
-      return COCO(path)
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{path} is not JSON: {error}') from error
+  with contextlib.redirect_stdout(io.StringIO()):
+    return COCO(path)
 
 
 def _corners(

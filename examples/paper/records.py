@@ -96,13 +96,20 @@ def read(folder: Path) -> Records:
   own = {path.name: read(path) for path in folder.glob('*') if path.is_dir()}
   records = Records(own=own)
   for path in sorted(folder.glob('*.jsonl')):
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-      try:
-        record = Record(json.loads(line))
-      except json.JSONDecodeError:
-        warnings.warn(
-          f'{path}, line {number}, is cut short and left out.', stacklevel=2
-        )
-        continue
+    for line in lines_of(path):
+      record = Record(line)
       records.setdefault(record.key, record)
   return records
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+  """What a file records; lines that are cut short are left out and named."""
+  lines = []
+  for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+      lines.append(json.loads(line))
+    except json.JSONDecodeError:
+      warnings.warn(
+        f'{path}, line {number}, is cut short and left out.', stacklevel=3
+      )
+  return lines

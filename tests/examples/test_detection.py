@@ -363,8 +363,48 @@ def test_bad_folders_are_refused_by_name(tiny):
   with pytest.raises(FileNotFoundError, match=r'lists .*b\.png'):
     coco.Coco(write(tiny), 'train2017', 40)
   (folder / 'annotations/instances_train2017.json').write_text('{')
-  with pytest.raises(ValueError, match=r'train2017\.json is not JSON'):
-    coco.Coco(folder, 'train2017', 40)
+  bad = [
+    None,
+    [],
+    *({**content, 'images': [image]} for image in ({}, {'id': 1}, None)),
+  ]
+  bad += [
+    {**content, 'annotations': [content['annotations'][0] | {'bbox': box}]}
+    for box in (None, [1, 2, 3], ['a', 'b', 'c', 'd'])
+  ]
+  for text in ('{', *map(json.dumps, bad)):
+    (folder / 'annotations/instances_train2017.json').write_text(text)
+    with pytest.raises(
+      ValueError, match=r'train2017\.json is not in COCO form'
+    ):
+      coco.Coco(folder, 'train2017', 40)
+
+
+@pytest.mark.parametrize(
+  ('segmentation', 'message'),
+  [
+    ([], 'annotation 1: its mask is unreadable'),
+    (None, 'annotation 1: its mask is unreadable'),
+    (
+      {'size': [10, 10], 'counts': [50, 50]},
+      r'annotation 1: its mask has shape \(10, 10\), its image \(60, 80\)',
+    ),
+  ],
+)
+def test_masks_that_do_not_fit_are_refused(tiny, segmentation, message):
+  annotations = [dict(a) for a in tiny[1]['annotations']]
+  annotations[0]['segmentation'] = segmentation
+  data = coco.Coco(write(tiny, annotations=annotations), 'train2017', 40)
+  with pytest.raises(ValueError, match=message):
+    data.load(0)
+
+
+def test_options_that_run_nothing_are_refused():
+  for wrong in (['--shard', '4', '4'], ['--epochs', '0'], ['--seeds', '0']):
+    with pytest.raises(SystemExit, match=wrong[0]):
+      cli.main(['run', *wrong])
+  (first, *_) = runs.all_runs(1, learning_rate=0.0)
+  assert first.learning_rate == 0
 
 
 def test_parts_that_do_not_fit_are_refused_before_anything_compiles(tiny):
@@ -378,7 +418,8 @@ def test_parts_that_do_not_fit_are_refused_before_anything_compiles(tiny):
   val.write_text(text)
   options = cli.Options('run', folder)
   assert options.results == folder / 'results'
-  assert cli.Options('run', shard=(1, 2)).results == report.RESULTS
+  absolute = cli.SCENES.resolve()
+  assert cli.Options('run', absolute, shard=(1, 2)).results == report.RESULTS
   assert cli.Options('run', counts='coco').results != report.RESULTS
   try:
     with pytest.raises(ValueError, match=r'other classes .*: dog'):
@@ -414,9 +455,9 @@ def test_without_a_package_the_remedy_is_said(tmp_path, monkeypatch):
 
 
 def test_what_diverges_is_said():
-  assert not experiment.is_diverged([2.0, 1.5, 3.0])
-  assert experiment.is_diverged([2.0, 48.0, 1.1])
-  assert experiment.is_diverged([2.0, float('nan')])
+  assert not experiment.is_diverged(np.array([2.0, 1.5, 3.0]))
+  assert experiment.is_diverged(np.array([2.0, 48.0, 1.1]))
+  assert experiment.is_diverged(np.array([2.0, float('nan')]))
 
 
 def found(data, pixels, score):
@@ -482,7 +523,7 @@ def test_pairs_stay_together_and_are_compared(tmp_path):
   assert every[1] == every[0].arm('gc')
   lines = [
     {'run': dataclasses.asdict(run), 'cpu_seconds': 60.0,
-     'train_size': 1, 'test_size': 1,
+     'train_size': 1, 'test_size': 1, 'diverged': not run.seed,
      'curves': {'box_ap': [0.0, run.seed * (2.0 + (run.centralize == 'gc'))],
                 'box_ap50': [0.0, 1.0]}}
     for run in every
@@ -493,14 +534,17 @@ def test_pairs_stay_together_and_are_compared(tmp_path):
   with pytest.raises(SystemExit, match='no two pairs'):
     cli.main(['report', '--out', str(tmp_path)])
   text = ''.join(json.dumps(line) + '\n' for line in lines[:-2])
-  (tmp_path / 'run.jsonl').write_text(text)
-  cli.main(['report', '--out', str(tmp_path)])
+  (tmp_path / 'run.jsonl').write_text(text + '{"run": {')
+  with pytest.warns(UserWarning, match='line 15, is cut short'):
+    cli.main(['report', '--out', str(tmp_path)])
   page = (tmp_path / 'detection.md').read_text()
   assert '+0.50 [' in page
+  assert 'Of 14 runs, 8 diverged' in page
   assert 'Mask R-CNN, GN heads' not in page  # Of which one pair is recorded.
   lines[0]['run']['pixels'] = 64
   with pytest.raises(ValueError, match='pixels=64'):
     report.paired(lines)
+  (tmp_path / 'run.jsonl').write_text(text)
   assert '| 14 of 24 | 14 |' in report.status(tmp_path)
 
 

@@ -7,7 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-# No decoded box is more than 16 pixels to the anchor's one, as in Detectron.
+# No side of a decoded box is more than 16 times the anchor's.
 MAX_LOG_SCALE = 2.7725887
 
 

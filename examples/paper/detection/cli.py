@@ -61,9 +61,14 @@ class Options:
   def results(self) -> Path:
     """Where the runs are recorded: other data's never beside those of ours."""
     usual = Options(
-      self.command, SCENES, self.seeds, shard=self.shard, resident=self.resident
+      self.command,
+      SCENES.resolve(),
+      self.seeds,
+      shard=self.shard,
+      resident=self.resident,
     )
-    own = report.RESULTS if self == usual else self.folder / 'results'
+    here = dataclasses.replace(self, folder=self.folder.resolve())
+    own = report.RESULTS if here == usual else self.folder / 'results'
     return self.out or own
 
   def runs(self) -> list[Run]:
@@ -88,6 +93,7 @@ class Options:
 
 def train_all(options: Options) -> None:
   """Runs what is not recorded yet, one JSON line each."""
+  check_options(options)
   part = 'tune2017' if options.command == 'tune' else 'val2017'
   path = options.results / f'{options.command}.jsonl'
   lines = report.read(path)
@@ -106,6 +112,17 @@ def train_all(options: Options) -> None:
       picture = options.results / f'scenes_{run.norm}.jpg'
       pictures.draw(model, options.folder, part, run.pixels, picture)
     records.append(path, [records.Record(record)])
+
+
+def check_options(options: Options) -> None:
+  """Raises ValueError if they leave nothing to run."""
+  part, parts = options.shard
+  if not 0 <= part < parts:
+    raise ValueError(f'--shard {part} {parts}: parts of N are 0 to N - 1.')
+  if min(options.epochs, options.seeds) < 1:
+    raise ValueError(
+      f'--epochs {options.epochs} --seeds {options.seeds}: give 1 or more.'
+    )
 
 
 def check(options: Options, part: str, recorded: set[str]) -> bool:
@@ -142,6 +159,10 @@ def check(options: Options, part: str, recorded: set[str]) -> bool:
       f'{options.folder}: train2017 has {len(data.trainable())} images with '
       f'objects, fewer than a batch of {Run.batch_size}.'
     )
+  for part in both:
+    if part.nbytes <= coco.REMEMBERED:  # Else an image is read when it is due.
+      for i in range(len(part.ids)):
+        part.load(i)
   if recorded - {experiment.data_of(data, tests)}:
     raise ValueError(
       f'{options.results} holds runs on other annotations than those of '

@@ -7,6 +7,10 @@ import dataclasses
 class Counts:
   """Numbers that follow the size of images.
 
+  Those for COCO are Detectron's, except that levels are twice as coarse (its
+  first has stride 4, for anchors of the same sizes) and that proposals are
+  chosen from all levels at once.
+
   Attributes:
     levels: Of the pyramid, from stride 8.
     rpn_samples: Anchors of an image that count in the losses.
@@ -33,5 +37,5 @@ class Counts:
 
 COUNTS = {
   'small': Counts(3, 64, 32, 200, 64, 20, 7),
-  'coco': Counts(5, 256, 512, 2000, 1000, 100, 14),  # As in Detectron.
+  'coco': Counts(5, 256, 512, 2000, 1000, 100, 14),
 }

@@ -101,7 +101,7 @@ class Program(NamedTuple):
     tests: Those it is evaluated on.
     init: From a seed to `training.State` and the frozen weights.
     epoch: From state, frozen weights, seed and epoch to the state after it and
-      the losses' means by name.
+      the steps' losses by name.
     find: From weights and frozen weights and a batch to detections.
     graph: The network's structure.
   """
@@ -167,7 +167,7 @@ def streamed_epoch(step, data: coco.Coco, run: Run):
       state, measures = compiled(state, frozen, batch, key)
       losses.append(measures)
     losses = jax.device_get(losses)
-    return state, {m: float(np.mean([x[m] for x in losses])) for m in losses[0]}
+    return state, {m: np.array([x[m] for x in losses]) for m in losses[0]}
 
   return epoch
 
@@ -182,7 +182,7 @@ def resident_epoch(step, data: coco.Coco, run: Run):
     draws = coco.draws(data, run.batch_size, seed, number)
     draws = *draws, keys_of(run, data, seed, number)
     state, losses = compiled(state, frozen, images, draws)
-    return state, {m: float(x.mean()) for m, x in losses.items()}
+    return state, jax.device_get(losses)
 
   return epoch
 
@@ -218,13 +218,15 @@ def train(
   program = make_program(of_all_seeds, folder, part, resident)
   state, frozen = program.init(run.seed)
   epochs: list[dict[str, float]] = []
+  totals: list[np.ndarray] = []
   for epoch in range(run.epochs):
     state, losses = program.epoch(state, frozen, run.seed, epoch)
     entries = find_all(program, state.trained, frozen)
     found = evaluate.average_precision(
       program.tests, entries, run.network == 'mask'
     )
-    epochs.append(losses | found)
+    totals.append(losses['train_loss'])
+    epochs.append({m: float(x.mean()) for m, x in losses.items()} | found)
     on_epoch(epochs[-1])
   measures = sorted({m for e in epochs for m in e})
   record = {
@@ -236,7 +238,7 @@ def train(
     'test_size': len(program.tests.ids),
     'omitted': program.data.omitted,
     'chance_ap50': evaluate.chance(program.tests, entries),
-    'diverged': is_diverged([e['train_loss'] for e in epochs]),
+    'diverged': is_diverged(np.concatenate(totals)),
     **report.environment(),
     'seconds': time.perf_counter() - start,
     'cpu_seconds': time.process_time() - cpu_start,
@@ -252,9 +254,9 @@ def data_of(data: coco.Coco, tests: coco.Coco) -> str:
   return f'{data.digest} {tests.digest}'
 
 
-def is_diverged(losses: list[float]) -> bool:
-  """Whether an epoch's loss is not finite or ten times the first one's."""
-  return not np.isfinite(losses).all() or max(losses) > 10 * losses[0]
+def is_diverged(losses: np.ndarray) -> bool:
+  """Whether a step's loss is not finite or ten times the first one's."""
+  return not np.isfinite(losses).all() or losses.max() > 10 * losses[0]
 
 
 def find_all(program: Program, trained, frozen) -> list[dict[str, Any]]:

@@ -1,14 +1,13 @@
 """The detection experiment's section, table and figure, from its runs."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from examples import report
-from examples.paper import figures, results
+from examples.paper import figures, records, results
 from examples.paper.detection.runs import (
   CENTRALIZE,
   LEARNING_RATES,
@@ -37,9 +36,7 @@ MEASURES = tuple(
 
 def read(path: Path) -> list[dict[str, Any]]:
   """The recorded runs of a file, if there is one."""
-  if not path.is_file():
-    return []
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  return records.lines_of(path) if path.is_file() else []
 
 
 def paired(lines: list[dict[str, Any]]) -> report.Results:
@@ -133,6 +130,8 @@ def tables(folder: Path) -> list[str]:
     f'sgdm, decay {run["weight_decay"]:g}, {run["epochs"]} epochs, batches of '
     f'{run["batch_size"]}.',
     *(f'- {NORMS[norm]}: {rates(tuned, norm)}' for norm in NORMS),
+    f'- Of {len(lines)} runs, {sum(line["diverged"] for line in lines)} '
+    'diverged.',
     '',
     results.table(paired(lines), MEASURES),
   ]

@@ -54,8 +54,9 @@ def _weights(
 def level_of(boxes: jax.Array, strides: Sequence[int]) -> jax.Array:
   """The pyramid's level for each box: the one whose anchors are as large.
 
-  Equation 1 of the feature pyramid's paper, in the anchors' sides: a box of
-  four strides belongs to that stride's level.
+  A box of four strides belongs to that stride's level. Equation 1 of the
+  feature pyramid's paper has the same form, but finer levels: a box of 14
+  strides.
 
   References:
     Lin et al., Feature Pyramid Networks for Object Detection, 2017,

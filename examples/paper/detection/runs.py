@@ -62,7 +62,9 @@ def all_runs(
       norm,
       centralize,
       seed,
-      learning_rate=learning_rate or LEARNING_RATES[norm],
+      learning_rate=(
+        LEARNING_RATES[norm] if learning_rate is None else learning_rate
+      ),
       **settings,
     )
     for seed in range(seeds)

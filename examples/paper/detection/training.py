@@ -109,14 +109,14 @@ def sample_rois(proposals, targets: coco.Targets, key, count) -> Rois:
   """`count` of proposals and the objects' own boxes; no gradient passes."""
 
   def of_image(boxes, is_one, objects, classes, key):
-    is_box = jnp.concatenate([is_one, classes > 0])
+    crowd = anchors_lib.in_crowds(boxes, objects, classes == coco.CROWD)
+    is_box = jnp.concatenate([is_one & ~crowd, classes > 0])
     boxes = jnp.concatenate([boxes, objects])
     overlaps = boxes_lib.iou(boxes, objects)
     found, label = anchors_lib.match(
       overlaps, classes > 0, ROI_OVERLAP, ROI_OVERLAP
     )
-    crowd = anchors_lib.in_crowds(boxes, objects, classes == coco.CROWD)
-    label = jnp.where(((label == 0) & crowd) | ~is_box, -1, label)
+    label = jnp.where(is_box, label, -1)
     rows, drawn = anchors_lib.sample(key, label, count, ROI_SHARE)
     return Rois(boxes[rows], jnp.where(drawn, label[rows], -1), found[rows])
 
