@@ -111,8 +111,9 @@ def write(
     page += detector.section(detection, docs)
     tables += detector.tables(detection)
     recorded += detector.status(detection)
+  recorded = '\n'.join([recorded, HOW_TO_RUN])
   tables[2:2] = ['## What is recorded\n', recorded, '## Verdicts\n']
-  page += ['## What is recorded\n', unfinished(experiments, done), HOW_TO_RUN]
+  page += ['## What is recorded\n', unfinished(experiments, done)]
   _join(docs / 'data' / 'results_tables.md', tables)
   return _join(docs / 'results.md', page)
 

@@ -112,8 +112,7 @@ def section(folder: Path, docs: Path) -> list[str]:
     scenes = folder / f'scenes_{norm}.jpg'
     if scenes.is_file():
       (figure.parent / scenes.name).write_bytes(scenes.read_bytes())
-      caption = f'Mask R-CNN, {name}, GC, seed 0: truth above, found below'
-      parts.append(f'![{caption}](figures/{scenes.name})\n\n*{caption}.*\n')
+      parts.append(f'![Test scenes, {name}](figures/{scenes.name})\n')
   remarks = folder / 'remarks.md'
   return [*parts, remarks.read_text()] if remarks.is_file() else parts
 
