@@ -80,9 +80,9 @@ def reshape(dims: Sequence[Dim], shape: Sequence[int]) -> tuple[Dim, ...]:
   queue = [f for dim in dims for f in dim if f.size > 1]
   out: list[Dim] = []
   while len(out) < len(shape):
-    # structure/outputs_regrouped: the fewest with as many entries, apart.
     taken: list[Factor] = []
     have, want, stop = 1, shape[len(out)], len(out) + 1
+    # structure/outputs_regrouped: the fewest with as many entries, apart.
     while have != want and (queue if have < want else stop < len(shape)):
       if have < want:
         taken.append(queue.pop(0))
