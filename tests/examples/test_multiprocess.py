@@ -113,31 +113,18 @@ def one_process(tmp_path_factory):
   return settings.out
 
 
-def of_processes(count, tmp_path_factory):
-  folder = tmp_path_factory.mktemp(str(count))
-  codes, printed = run(folder, folder / 'logs', count)
-  assert codes == [0] * count, printed
+@pytest.fixture(scope='module')
+def two_processes(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('two')
+  codes, printed = run(folder, folder / 'logs', 2)
+  assert codes == [0, 0], printed
   return folder
 
 
-@pytest.fixture(scope='module')
-def two_processes(tmp_path_factory):
-  return of_processes(2, tmp_path_factory)
-
-
-@pytest.fixture(scope='module')
-def four_processes(tmp_path_factory):
-  return of_processes(4, tmp_path_factory)
-
-
-@pytest.mark.parametrize(
-  'several',
-  ['two_processes', pytest.param('four_processes', marks=pytest.mark.nightly)],
-)
-def test_losses_are_those_of_one_process(several, one_process, request):
-  several = request.getfixturevalue(several)
-  assert len(losses(several)) == STEPS
-  np.testing.assert_allclose(losses(several), losses(one_process), rtol=1e-5)
+def test_losses_are_those_of_one_process(two_processes, one_process):
+  several, one = losses(two_processes), losses(one_process)
+  assert len(several) == STEPS
+  np.testing.assert_allclose(several, one, rtol=1e-5)
 
 
 def test_a_killed_run_ends_and_goes_on_bit_for_bit(two_processes, tmp_path):
