@@ -110,7 +110,8 @@ def sum_over(
   """
   if not gone:
     return term
-  summed = {f.key: f.label for d in gone for f in term.dims[d]}
+  # One entry is not a sum: the oldest versions of JAX stack leaves so.
+  summed = {f.key: f.label for d in gone for f in term.dims[d] if f.size > 1}
 
   def inherit(factor: Factor) -> Factor:
     label = factor.label
