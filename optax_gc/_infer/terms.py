@@ -176,8 +176,7 @@ def merged(terms: Terms, shape: Sequence[int]) -> Terms:
   labels = [0] * len(shape)
   for term in terms:
     for i, dim in enumerate(term.dims):
-      partly = any(f.region is not None for f in dim)
-      labels[i] |= _dims.label_of(dim) & (X | C) | C * partly
+      labels[i] |= _dims.label_of(dim) & (X | C) | C * _placed(dim)
   dims = tuple(
     _dims.fresh(n, label) for n, label in zip(shape, labels, strict=True)
   )
@@ -198,8 +197,11 @@ def distinct(terms: Iterable[Term]) -> Terms:
     return found
   found = _reunited(found)
   blank = [
-    {i for i, d in enumerate(term.dims) if _dims.size_of(d) > 1}
-    - {i for i, d in enumerate(term.dims) if _dims.label_of(d)}
+    {
+      i
+      for i, dim in enumerate(term.dims)
+      if _dims.size_of(dim) > 1 and not _dims.label_of(dim)
+    }
     for term in found
   ]
   return [
@@ -207,10 +209,21 @@ def distinct(terms: Iterable[Term]) -> Terms:
     for term, less in zip(found, blank, strict=True)
     if not term.open
     or not any(
-      other.use == term.use and more < less
+      other.use == term.use and more < less and _agree(term, other, less)
       for other, more in zip(found, blank, strict=True)
     )
   ]
+
+
+def _agree(term: Term, other: Term, blank: Collection[int]) -> bool:
+  """Whether a part that a slice took says of other dimensions what all does.
+
+  structure/part_used_the_other_way: else it is a use of its own.
+  """
+  pairs = enumerate(zip(term.dims, other.dims, strict=True))
+  return not any(_placed(term.dims[i]) for i in blank) or all(
+    i in blank or _dims.label_of(a) == _dims.label_of(b) for i, (a, b) in pairs
+  )
 
 
 def _reunited(terms: Terms) -> Terms:
@@ -242,6 +255,11 @@ def _reunited(terms: Terms) -> Terms:
     )
     found.append(first._replace(dims=dims))
   return found
+
+
+def _placed(dim: Dim) -> bool:
+  """Whether it is zero somewhere, as around a slice."""
+  return any(f.region is not None for f in dim)
 
 
 def _single(dim: Dim) -> bool:

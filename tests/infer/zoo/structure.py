@@ -258,6 +258,13 @@ line('joined_and_cut_off', 'bi', v='ii: never used', w='Io')(
 line('used_both_ways', 'bi', w='io' + _BOTH_WAYS)(
   lambda x, w: jnp.tanh(x @ w) @ w.T
 )
+# A part of it, too, is a layer: it is not the sum of another.
+line('part_used_the_other_way', 'i', w='iio' + _BOTH_WAYS)(
+  lambda x, w: (
+    jnp.tanh(jnp.sum(x[:, None] * w, 1)),
+    jnp.tanh(jnp.einsum('ij,i->ji', w[:, 0], jnp.sin(x)).sum(1)),
+  )
+)
 # Attention pooling: `x @ q` is a Dense layer with one output.
 line('learned_probe_of_data', 'bti', q='I')(
   lambda x, q: jnp.einsum('bti,i->bt', x, q)
