@@ -22,14 +22,19 @@ Maker = Callable[[], optax.GradientTransformation]
 
 @functools.cache
 def _arrays(dtype):
-  """On the host: a JAX array would keep the mesh that it was first made in."""
-  keys = jax.random.split(jax.random.key(0), 4)
+  """On the host: a JAX array would keep the mesh that it was first made in.
+
+  And computed at once: where they are first asked for within a trace, as by
+  `jax.eval_shape(params)`, its tracers would be kept.
+  """
   shapes = ((3, 3, 2, 4), (4, 3), (3,), (3, 1))
-  values = [
-    jax.random.normal(key, shape, dtype)
-    for key, shape in zip(keys, shapes, strict=True)
-  ]
-  grads = [jnp.cos(3 * value) + 1 for value in values]
+  with jax.ensure_compile_time_eval():
+    keys = jax.random.split(jax.random.key(0), 4)
+    values = [
+      jax.random.normal(key, shape, dtype)
+      for key, shape in zip(keys, shapes, strict=True)
+    ]
+    grads = [jnp.cos(3 * value) + 1 for value in values]
   return jax.device_get((values, grads))
 
 
