@@ -29,14 +29,6 @@ def test_the_door_lists_the_benchmarks_and_runs_them():
   assert 'usage: python -m benchmarks drift' in helped.stdout
 
 
-def test_examples_in_the_docstrings():
-  """Sizes of trees, counts against the compiler's, errors of bad names."""
-  pytest.importorskip('flax')
-  options = ['-q', '--doctest-modules', '--doctest-ignore-import-errors']
-  tested = run('pytest', *options, 'benchmarks')
-  assert tested.returncode == 0, tested.stdout
-
-
 def test_tables_are_drawn_from_the_results(tmp_path):
   pytest.importorskip('matplotlib')
   marks = ('added traffic', 'added time', 'timed steps')

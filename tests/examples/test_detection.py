@@ -582,14 +582,14 @@ def test_an_epoch_on_the_device_is_that_of_the_host(one_scene):
 @pytest.mark.replication
 def test_one_image_is_learned(one_scene, monkeypatch):
   """The parts together, on one scene that is the test as well."""
-  # Of 300 steps, unlike of a test's usual few, the time is worth compiling for.
+  # Of 150 steps, unlike of a test's usual few, the time is worth compiling for.
   options = {
     'xla_backend_optimization_level': 3,
     'xla_llvm_disable_expensive_passes': False,
   }
   jit = functools.partial(jax.jit, compiler_options=options)
   monkeypatch.setattr(jax, 'jit', jit)
-  run = runs.Run('mask', 'frozen', 'gc', 0, 300, 1, warmup=20)
+  run = runs.Run('mask', 'frozen', 'gc', 0, 150, 1, warmup=20)
   program = experiment.make_program(run, one_scene, 'train2017')
   state, frozen = program.init(0)
   for epoch in range(run.epochs):
