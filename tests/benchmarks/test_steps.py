@@ -1,20 +1,20 @@
 """`python -m benchmarks steps`: what is timed, compared and kept."""
 
 import json
+import runpy
+import sys
 
 import pytest
-
-import benchmarks.__main__ as door
 
 
 @pytest.fixture
 def run(monkeypatch):
   """Times two leaves; the lines of the file."""
-  monkeypatch.setattr('sys.argv', [])
 
   def run(path, *options):
     options = ['--small', '--rounds', '2', '--parts', 'steps', *options]
-    door.main('steps', str(path), *options)
+    monkeypatch.setattr(sys, 'argv', ['-m', 'steps', str(path), *options])
+    runpy.run_module('benchmarks', run_name='__main__')
     return [json.loads(line) for line in path.read_text().splitlines()]
 
   return run
