@@ -3,8 +3,9 @@
 Times `infer_weight_axes` against `jax.make_jaxpr` on the same functions, in
 turns, with medians, for a 24-layer unrolled transformer (in Flax, and as a
 plain function, which traces faster) and a ResNet-50; then the transformer at 6
-to 48 layers, for the time per equation. Tracing does not depend on the sizes of
-arrays, so they are small. Processor time is measured, as machines are shared.
+to 96 layers, for the time per equation, from 500 to 8,000 of them. Tracing does
+not depend on the sizes of arrays, so they are small, except those of 8 billion
+params, which are shapes. Processor time is measured, as machines are shared.
 
   python -m benchmarks inference_cost
 """
@@ -12,6 +13,7 @@ arrays, so they are small. Processor time is measured, as machines are shared.
 import argparse
 import gc
 import json
+import math
 import pathlib
 import statistics
 import time
@@ -83,15 +85,15 @@ def program(module, x):
   return fn, params, (variables, x)
 
 
-def plain_transformer(layers):
+def plain_transformer(layers, width=32, hidden=128):
   """The same blocks without a framework."""
   f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
   block = {
-    'qkv': f32(32, 3, 4, 8),
-    'out': f32(4, 8, 32),
-    'up': f32(32, 128),
-    'down': f32(128, 32),
-    'scales': f32(2, 32),
+    'qkv': f32(width, 3, 4, width // 4),
+    'out': f32(4, width // 4, width),
+    'up': f32(width, hidden),
+    'down': f32(hidden, width),
+    'scales': f32(2, width),
   }
 
   def norm(x, scale):
@@ -109,7 +111,7 @@ def plain_transformer(layers):
       x = x + jax.nn.gelu(y @ p['up']) @ p['down']
     return x
 
-  return fn, [block] * layers, (f32(2, 16, 32),)
+  return fn, [block] * layers, (f32(2, 16, width),)
 
 
 def transformer(layers):
@@ -143,6 +145,7 @@ def measure(fn, params, inputs, repeats):
     **{name: statistics.median(times[1:]) for name, times in seconds.items()},
     'ratio': statistics.median(infer / make for make, infer in pairs),
     'equations': count,
+    'params': sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
     'added_us_per_equation': 1e6 * added / count,
   }
 
@@ -169,21 +172,25 @@ def main():
   args = parser.parse_args()
   cases = {
     f'transformer, {n} layers': lambda n=n: transformer(n)
-    for n in (6, 12, 24, 48)
+    for n in (6, 12, 24, 48, 96)
   }
   cases['plain transformer, 24 layers'] = lambda: plain_transformer(24)
+  cases['plain transformer, 8e9 params'] = lambda: plain_transformer(
+    *(32, 4096, 22528)
+  )
   cases['ResNet-50'] = resnet_50
   where = machine('jax', 'flax')
   print(json.dumps(where))
   print(
-    f'{"program":30}{"equations":>10}{"make_jaxpr":>12}{"infer":>10}'
+    f'{"program":30}{"params":>9}{"equations":>10}{"make_jaxpr":>12}{"infer":>10}'
     f'{"infer/make":>12}{"us/equation":>13}'
   )
   rows = {}
   for name, build in cases.items():
     row = rows[name] = measure(*build(), args.repeats)
     print(
-      f'{name:30}{row["equations"]:10}{1e3 * row["make_jaxpr"]:9.1f} ms'
+      f'{name:30}{row["params"]:9.1e}{row["equations"]:10}'
+      f'{1e3 * row["make_jaxpr"]:9.1f} ms'
       f'{1e3 * row["infer_weight_axes"]:7.1f} ms{row["ratio"]:12.2f}'
       f'{row["added_us_per_equation"]:13.1f}'
     )

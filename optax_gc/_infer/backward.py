@@ -202,7 +202,7 @@ def _back(step: Step, outs: list[Terms], reverse: bool) -> list[Terms]:
     return found
   if step.name in _names.PASSES:
     for k, terms in enumerate(outs):
-      found[k] = [_moves.resized(term, step.shapes[k]) for term in terms]
+      found[k] = [_moves.passed(step, term, k) for term in terms]
   elif step.name in ('split', 'unstack'):
     found[0] = _moves.split(step, outs)
   else:
@@ -241,7 +241,7 @@ def _parts(step: Step, term: Term, number: int) -> list[Term | None]:
   found = list(_RULES.get(step.name, _unknown)(step, term))
   if step.name in _names.INDEXED:  # structure/joined_and_cut_off: not all.
     for k in step.held():
-      if k and found[k] is None and step.facts[k].chooses:
+      if k and step.facts[k].chooses:
         found[k] = _terms.full(step.shapes[k], C, term.use, step.place)
   return found
 

@@ -10,9 +10,8 @@ import math
 from typing import NamedTuple
 
 # What a cotangent varies with along a factor: the layer's input, its output; or
-# an activation alone, as of a norm, which counts as C where nothing else does;
-# or a parameter alone, which weighs what is summed later.
-X, C, BENT, WEIGHED = 1, 2, 4, 8
+# an activation alone, as of a norm, which counts as C where nothing else does.
+X, C, BENT = 1, 2, 4
 
 _keys = itertools.count()
 
@@ -71,7 +70,7 @@ def relabel(dim: Dim, label: Callable[[int], int]) -> Dim:
 
 def blur(dim: Iterable[Factor]) -> int:
   """One label for a dimension whose factors can no longer be told apart."""
-  labels = {f.label for f in dim if f.size > 1}
+  labels = {f.label for f in dim}
   return labels.pop() if len(labels) == 1 else (X | C) * bool(labels)
 
 
@@ -114,17 +113,15 @@ def _regrouped(factors: Sequence[Factor], shape: Sequence[int]) -> list[Dim]:
 
 def _split(factor: Factor, outer: int) -> tuple[Factor, Factor]:
   """A factor as two, the first of the given size; they share its key."""
-  inner, region = factor.size // outer, factor.region
-  rows = cells = region
-  if region:
-    rows = range(region.start // inner, (region.stop - 1) // inner + 1)
-    cells = NOWHERE
-  return _sized(factor, outer, rows), _sized(factor, inner, cells)
+  region = None if factor.region is None else NOWHERE
+  whole = factor._replace(region=region)
+  inner = factor.size // outer
+  return whole._replace(size=outer), whole._replace(size=inner)
 
 
-def _sized(factor: Factor, size: int, region: range | None) -> Factor:
-  whole = region == range(size)
-  return factor._replace(size=size, region=None if whole else region)
+def _one(dim: Dim) -> Factor:
+  """A dimension as one factor, as parts of several are not told apart."""
+  return dim[0] if len(dim) == 1 else fresh(size_of(dim), blur(dim))[0]
 
 
 def place(dim: Dim, start: int | None, total: int, stride: int = 1) -> Dim:
@@ -132,31 +129,28 @@ def place(dim: Dim, start: int | None, total: int, stride: int = 1) -> Dim:
 
   Where the slice began, `start`, may be unknown: None.
   """
-  size = size_of(dim)
+  size, whole = size_of(dim), _one(dim)
   if size == total:
     return dim
-  whole = dim[0] if len(dim) == 1 else Factor(size, blur(dim), dim[0].key)
-  # A squeezed axis is marked as a batch only as long as its size is one.
-  label = 0 if size == 1 and whole.label == X | C else whole.label
   part = range(size) if whole.region is None else whole.region
   region = NOWHERE
   if part and start is not None:
     first, last = start + stride * part[0], start + stride * part[-1]
     region = range(first, last + 1, stride * part.step)
+  # What was squeezed is marked as a batch only as long as it is one entry.
+  label = 0 if size == 1 and whole.label == X | C else whole.label
   return (whole._replace(size=total, label=label, region=region),)
 
 
 def cut(dim: Dim, start: int, size: int) -> Dim | None:
   """A slice of a dimension; None if it is zero all over."""
-  if size == size_of(dim):
+  whole = _one(dim)
+  if size == whole.size:
     return dim
-  if len(dim) == 1:
-    region = dim[0].region
+  region = whole.region
+  if region:
+    first, last = region.start - start, min(region.stop - start, size)
+    region = range(first, last, region.step)[max(0, -(first // region.step)) :]
     if not region:
-      return (dim[0]._replace(size=size),)
-    first, last = max(region.start, start), min(region.stop, start + size)
-    if first >= last:
       return None
-    inside = range(first - start, last - start, region.step)
-    return (_sized(dim[0], size, inside),)
-  return (Factor(size, blur(dim), dim[0].key),)
+  return (whole._replace(size=size, region=region),)

@@ -7,13 +7,11 @@ from optax_gc._infer import facts as _facts
 from optax_gc._infer import names as _names
 from optax_gc._infer import policy as _policy
 from optax_gc._infer import terms as _terms
-from optax_gc._infer.dims import BENT, WEIGHED, C, X
+from optax_gc._infer.dims import BENT, C, X
 from optax_gc._infer.facts import DATA, WEIGHTS
 from optax_gc._infer.products import met
 from optax_gc._infer.step import Rule, Step
-from optax_gc._infer.terms import ADDED, CONTRACTS, LOST, SCALES, UNCLEAR, Term
-
-CHOSEN = 'chosen beside activations'
+from optax_gc._infer.terms import ADDED, CONTRACTS, SCALES, UNCLEAR, Term
 
 
 def _spread(step: Step, k: int) -> list[int]:
@@ -37,14 +35,13 @@ def _every(step: Step, term: Term) -> list[Term | None]:
       part = _multiplied(step, term, k)
     else:
       part = _bent(step, term, k)
-    found[k] = _terms.aligned(part, step.shapes[k]) if part.open else part
+    found[k] = _terms.aligned(part, step.shapes[k])
   return found
 
 
 def _added(step: Step, term: Term, k: int) -> Term:
   if not step.enters(k):
-    kernels = step.facts[k].kernel and len(step.facts) > 1
-    if kernels and step.facts[1 - k].kernel:
+    if sum(fact.kernel for fact in step.facts) == 2:
       return _added_to_kernel(step, term, k)
     return term
   labels = set(map(_dims.label_of, term.dims))
@@ -58,19 +55,18 @@ def _added(step: Step, term: Term, k: int) -> Term:
 
 
 def _added_to_kernel(step: Step, term: Term, k: int) -> Term:
-  """Signs: a base of the same shape, or a bias that outputs share."""
+  """A base of the same shape, or a bias that outputs share: a doubt."""
   mine, theirs = _spread(step, k), _spread(step, 1 - k)
   labels = [_dims.label_of(dim) for dim in term.dims]
   if _shared(labels, theirs, mine):
     # factors/learned_queries_with_a_bias: it is the same for each query.
     return _terms.closed(step.shapes[k], UNCLEAR, _policy.LATENT)
-  if not any(a and not b for a, b in zip(mine, theirs, strict=True)):
-    # factors/learned_queries_with_a_residual: a factor is not a base.
-    own = step.facts[k].leaves & step.facts[1 - k].leaves
-    return term._replace(sign=_terms.DOUBT if own else _terms.KERNEL)
-  if _shared(labels, mine, theirs):
-    return term._replace(sign=_terms.DOUBT)
-  return term
+  if any(a and not b for a, b in zip(mine, theirs, strict=True)):
+    layered = _shared(labels, mine, theirs) or term.layered
+    return term._replace(layered=layered)
+  # factors/learned_queries_with_a_residual: a factor is not a base.
+  own = step.facts[k].leaves & step.facts[1 - k].leaves
+  return term._replace(layered=bool(own))
 
 
 def _shared(
@@ -78,22 +74,18 @@ def _shared(
 ) -> bool:
   """Whether one of two that are added varies along inputs only."""
   rows = list(zip(labels, whole, bias, strict=True))
-  return any(a and not b and n & C for n, a, b in rows) and {
-    n for n, _, b in rows if b and n
-  } == {X}
+  # algebra/standardised_convolution_of_one_output: its mean is not a bias.
+  outputs = any(n & C and a and not b for n, a, b in rows)
+  return outputs and {n for n, _, b in rows if b and n} == {X}
 
 
 def _multiplied(step: Step, term: Term, k: int) -> Term:
   along, data = _coefficients(step, k)
   term = _terms.scaled(term, along)
   if step.enters(k):
-    if step.name == 'select_n':
-      return _terms.as_output(term, CHOSEN, step.place)
-    if step.facts[k].picked and all(fact.kernel for fact in step.facts):
-      return _terms.as_output(term, ADDED, step.place)
     return _scales(step, term, k, data)
   if step.facts[k].data or any(data):
-    mark = WEIGHED * step.facts[k].data
+    mark = C * step.facts[k].data
 
     def label(i: int, old: int) -> int:
       return old | X * data[i] or mark * (i in along)
@@ -147,53 +139,29 @@ def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   """Data times a weight, entry by entry: summed later, it is a product."""
   owns = _owns(step, k)
   labels = list(map(_dims.label_of, term.dims))
-  parts = zip(labels, data, owns, step.shape, strict=True)
-  rows = [row for *row, size in parts if size > 1]
+  rows = list(zip(labels, data, owns, strict=True))
+  # blocks/state_that_decays: what only outputs share is not yet a product.
   outputs = any(n & C and not d for n, d, _ in rows)
   # linen/attention_across: a norm's scale has no outputs of its own.
-  scale = any(d for _, d, _ in rows) and not any(
-    n & C and (own or not d) for n, d, own in rows
-  )
-  # algebra/multiplied_experts_weighed_by_a_parameter: complete once summed.
-  sums = any(d and own and not n for n, d, own in rows)
-  gain = _of_products(step, k, labels, owns)
-  if gain and sum(n > 1 for n in step.shapes[k]) > 1:
-    return _terms.closed(step.shapes[k], LOST, _policy.GAINS)
+  scale = not any(n & C and own for n, _, own in rows)
 
   def label(i: int, old: int) -> int:
-    part = (old == X and scale) or (old in (X, WEIGHED) and sums)
-    both = part or (gain and owns[i])
-    return X | C if both else met(old, data[i], outputs)
+    return X | C if scale and old == X else met(old, data[i], outputs)
 
   return _terms.relabeled(term, label)._replace(
-    met=(_dims.new_key(),), use=SCALES, place=step.place, sign=''
-  )
-
-
-def _of_products(
-  step: Step, k: int, labels: list[int], owns: list[bool]
-) -> bool:
-  """Whether it scales what is already data times a kernel, before the sum.
-
-  As in factors/gain_after_the_product: an output of the kernel is not its own.
-  """
-  partner = _spread(step, 1 - k) if len(step.facts) == 2 else []
-  labels = [label & ~WEIGHED for label in labels]
-  rows = list(zip(partner, labels, owns, strict=False))
-  return any(v == WEIGHTS and n == C and not own for v, n, own in rows) and any(
-    v & WEIGHTS and v != WEIGHTS and not n and own for v, n, own in rows
+    met=(_dims.new_key(),), use=SCALES, place=step.place, layered=None
   )
 
 
 def _bent(step: Step, term: Term, k: int) -> Term:
   """A nonlinear function of one operand or more."""
-  along, data = _varies(step, range(len(step.facts)))
+  along, _ = _varies(step, range(len(step.facts)))
   if not step.data:
-    return _terms.scaled(term, along)._replace(sign=_terms.DOUBT)
-  term = _terms.relabeled(term, lambda i, n: C if n else BENT * data[i])
+    return _terms.scaled(term, along)._replace(layered=True)
+  term = _terms.relabeled(term, lambda _, n: C if n else BENT)
   if step.enters(k):
     term = _terms.as_output(term, ADDED, step.place)
-  return term._replace(ident=_dims.new_key(), sign='')
+  return term._replace(ident=_dims.new_key(), layered=None)
 
 
 RULES: dict[str, Rule] = dict.fromkeys(

@@ -1,6 +1,7 @@
 """What every value of a program is made of, and the rules of primitives."""
 
 from collections.abc import Callable, Sequence
+import functools
 import operator
 from typing import Any, NamedTuple
 
@@ -46,16 +47,17 @@ class Fact(NamedTuple):
 
   @property
   def constant(self) -> bool:
-    return not self.made & (DATA | WEIGHTS)
-
-  @property
-  def picked(self) -> bool:
-    return bool(self.made & PICKED)
+    return not self.made
 
   @property
   def chooses(self) -> bool:
     """Whether what it picks is picked by data."""
+    # algebra/looked_up_by_a_lookup.
     return bool(self.made & (DATA | PICKED))
+
+  @property
+  def picked(self) -> bool:
+    return bool(self.made & PICKED)
 
 
 Facts = list[Fact]
@@ -84,8 +86,6 @@ def join(a: Fact, b: Fact) -> Fact:
 
 def spread(fact: Fact, shape: Sequence[int], to: Sequence[int]) -> list[int]:
   """What an operand varies with along the dimensions of a result."""
-  if tuple(shape) == tuple(to):
-    return list(fact.varies)
   if len(shape) != len(to):
     return [0] * len(to)
   pairs = zip(fact.varies, shape, to, strict=True)
@@ -102,8 +102,6 @@ def _made(operands: Facts) -> Fact:
   for fact in operands:
     made |= fact.made
     leaves |= fact.leaves
-  if made & DATA:
-    return Fact(made & (DATA | WEIGHTS), ())
   return Fact(made, (), leaves)
 
 
@@ -133,15 +131,14 @@ def _multiplied(equation: Any, operands: Facts) -> Facts:
   number = any(operand.data and not any(operand.varies) for operand in operands)
   if len(weights) == 1 and number:
     return [Fact(weights[0].made | RESCALED, fact.varies, weights[0].leaves)]
-  if not fact.data and len({operand.picked for operand in weights}) == 2:
+  if len({operand.picked for operand in weights}) == 2:
     return [Fact(DATA | WEIGHTS, fact.varies)]
   return [fact]
 
 
 def _mixed(fact: Fact, shape: Sequence[int]) -> Fact:
   """Of another shape, varying with all that there is everywhere."""
-  along = fact.made & WEIGHTS
-  along |= OTHER if fact.data else CONSTANT * (not along)
+  along = fact.made & (OTHER | WEIGHTS) or CONSTANT
   return fact._replace(varies=(along,) * len(shape))
 
 
@@ -200,11 +197,8 @@ def _selected(equation: Any, operands: Facts) -> Facts:
   """Weights that data chose are weights still; a mask makes a matrix."""
   (fact,) = elementwise(equation, operands)
   which, kind = operands[0], _made(operands[1:])
-  if kind.kernel and which.chooses:
-    if len(set(operands[1:])) == 1:  # structure/branches_mapped: copies.
-      return operands[1:2]
-    made = kind.made | PICKED * any(which.varies)
-    return [Fact(made, fact.varies, kind.leaves)]
+  if kind.kernel and which.chooses:  # structure/branches_mapped.
+    return [functools.reduce(join, operands[1:])]
   if kind.kernel:  # factors/diagonal_gain: `diag(a)` was not repeated.
     varies = tuple(v | WEIGHTS * (v == CONSTANT) for v in fact.varies)
     return [fact._replace(varies=varies)]
@@ -224,20 +218,14 @@ def _dot(equation: Any, operands: Facts) -> Facts:
   varies += [v for i, v in enumerate(right) if i not in (*rs, *rb)]
   fact = _made(operands)._replace(varies=tuple(varies))
   if acts(equation, operands, 0) or acts(equation, operands, 1):
-    # What it is repeated along stands for examples.
-    return [Fact(DATA | WEIGHTS, tuple(v or OTHER for v in varies))]
-  if all(operand.kernel for operand in operands):
-    fact = fact._replace(made=fact.made | PRODUCT)
-  return [fact]
+    return [fact._replace(made=DATA | WEIGHTS)]
+  return [fact._replace(made=fact.made | PRODUCT)]
 
 
 def _layer(equation: Any, operands: Facts) -> Facts:
   """A convolution or a ragged product: never of two kernels."""
   (fact,) = anything(equation, operands)
-  image, kernel = operands[:2]
-  if image.kernel and kernel.kernel:
-    return [Fact(DATA | WEIGHTS, fact.varies)]
-  return [fact]
+  return [fact._replace(made=fact.made | DATA * operands[1].kernel)]
 
 
 def acts(equation: Any, operands: Facts, k: int) -> bool:
@@ -252,18 +240,14 @@ def acts(equation: Any, operands: Facts, k: int) -> bool:
     return False
   if me.picked and not partner.picked:
     return True
-  (ls, rs), (lb, rb) = equation.params['dimension_numbers']
-  taken = ((*ls, *lb), (*rs, *rb))
+  sums, batch = equation.params['dimension_numbers']
 
   def repeated(j: int) -> bool:
-    shape = _jaxpr.shape(equation.invars[j])
-    return any(
-      n > 1 and i not in taken[j] and not operands[j].varies[i] & WEIGHTS
-      for i, n in enumerate(shape)
-    )
+    sizes = zip(_jaxpr.shape(equation.invars[j]), operands[j].varies)  # noqa: B905
+    return any(n > 1 and not v & WEIGHTS for n, v in sizes)
 
   # models/state_space_as_a_convolution: a vector is not a layer on it.
-  layer = len(partner.varies) > len(taken[1 - k])
+  layer = len(partner.varies) > len(sums[1 - k]) + len(batch[1 - k])
   return layer and repeated(k) and not repeated(1 - k)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from optax_gc._infer import facts as _facts
 from optax_gc._infer import jaxpr as _jaxpr
-from optax_gc._infer.facts import DATA, OTHER, WEIGHTS, Fact, Facts
+from optax_gc._infer.facts import OTHER, WEIGHTS, Fact, Facts
 
 
 class Frame:
@@ -91,7 +91,7 @@ class Reader:
       rows,
     )
     stacked = [
-      fact._replace(varies=(OTHER | fact.made & WEIGHTS, *fact.varies))
+      fact._replace(varies=(fact.made & (OTHER | WEIGHTS), *fact.varies))
       for fact in results[carried:]
     ]
     return [*carry, *stacked], frames
@@ -127,9 +127,4 @@ class Reader:
     results = runs[0][0]
     for others, _ in runs[1:]:
       results = list(map(_facts.join, results, others))
-    if operands[0].data:  # A weight that data chose is one still.
-      results = [
-        fact if fact.kernel else Fact(fact.made & WEIGHTS | DATA, fact.varies)
-        for fact in results
-      ]
     return results, tuple(frame for _, frame in runs)

@@ -9,7 +9,7 @@ from optax_gc._infer import names as _names
 from optax_gc._infer import terms as _terms
 from optax_gc._infer.dims import NOWHERE, C, Dim, Factor, X
 from optax_gc._infer.step import Rule, Step
-from optax_gc._infer.terms import ADDED, CONTRACTS, GAIN, LOOKED_UP, Term
+from optax_gc._infer.terms import GAIN, LOOKED_UP, Term
 
 
 def _only(rule: Callable[[Step, Term], Term | None]) -> Rule:
@@ -55,9 +55,8 @@ def _broadcast(step: Step, term: Term) -> Term:
   left = [i for i in range(len(sizes)) if i not in gone]
   inputs = any(_dims.label_of(dim) == X for dim in term.dims)
   term = _terms.sum_over(term, gone)
-  lost = inputs and not any(_dims.label_of(dim) == X for dim in term.dims)
-  if lost and term.use == CONTRACTS:  # factors/diagonal_gain.
-    term = term._replace(use=GAIN)
+  if inputs and not any(_dims.label_of(dim) == X for dim in term.dims):
+    term = term._replace(use=GAIN)  # factors/diagonal_gain.
   by_number = dict(zip(left, term.dims, strict=True))
   return term._replace(
     dims=tuple(by_number.get(d) or _dims.fresh(1) for d in where)
@@ -143,9 +142,7 @@ def _scattered(step: Step, term: Term) -> list[Term | None]:
     for i, n in enumerate(step.shapes[2])
   ]
   update = resized(term._replace(dims=tuple(dims)), step.shapes[2])
-  if step.data:
-    update = _terms.as_output(update, ADDED, step.place)
-  return [_joined(step, 0, term), None, update]
+  return [_joined(step, 0, term), None, _joined(step, 2, update)]
 
 
 def _gathered(step: Step, term: Term) -> Term:
@@ -169,7 +166,7 @@ def _gathered(step: Step, term: Term) -> Term:
   )
   total = math.prod(shape[d] for d in numbers.collapsed_slice_dims)
   whole = math.prod(step.shape[i] for i in index) == total
-  region = None if whole or chosen else NOWHERE
+  region = None if whole else NOWHERE
   for d in numbers.collapsed_slice_dims:
     dims[d] = (Factor(shape[d], label, _dims.new_key(), region=region),)
   term = term._replace(dims=tuple(dims))
@@ -178,18 +175,25 @@ def _gathered(step: Step, term: Term) -> Term:
   return term
 
 
+def passed(step: Step, term: Term, k: int) -> Term:
+  """What is passed on, if perhaps in another size."""
+  axis = step.params.get('all_gather_dimension')
+  if axis is not None and not step.params['tiled']:
+    # structure/shard_map_with_a_new_axis.
+    term = _terms.sum_over(term, [axis])
+  return resized(term, step.shapes[k])
+
+
 def resized(term: Term, shape: Sequence[int]) -> Term:
   """With other lengths: of what was padded, or split over devices."""
-  given = iter(term.dims) if len(shape) == len(term.dims) else iter(())
-  dims = []
-  for n in shape:
-    dim = next(given, ())
-    if not dim or _dims.size_of(dim) != n:
-      region = NOWHERE if any(f.region is not None for f in dim) else None
-      factor = Factor(n, _dims.blur(dim), _dims.new_key(), region=region)
-      dim = (factor,)
-    dims.append(dim)
-  return term._replace(dims=tuple(dims))
+  if len(shape) != len(term.dims):
+    return term._replace(dims=tuple(map(_dims.fresh, shape)))
+  return term._replace(
+    dims=tuple(
+      dim if _dims.size_of(dim) == n else _dims.fresh(n, _dims.blur(dim))
+      for dim, n in zip(term.dims, shape, strict=True)
+    )
+  )
 
 
 def split(step: Step, results: list[list[Term]]) -> list[Term]:

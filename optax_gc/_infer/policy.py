@@ -6,15 +6,11 @@ from optax_gc._infer import dims as _dims
 from optax_gc._infer.dims import C, Dim, X
 from optax_gc._infer.facts import CONSTANT, OTHER, WEIGHTS
 from optax_gc._infer.step import Step
-from optax_gc._infer.terms import DOUBT, KERNEL, Term
+from optax_gc._infer.terms import Term
 
 LATENT = 'a factor of a kernel or a layer on a learned input'
 ONE_EXAMPLE = f'{LATENT}: trace with two examples or more'
 EITHER = 'either factor of a product may meet the inputs first'
-# algebra/layer_of_one_output_after_a_layer.
-WEIGHED = 'weighed by a factor of it or by a layer on its result'
-# algebra/product_and_sum_after_a_layer.
-GAINS = 'a gain of a kernel or a layer on its result'
 MIXTURE = 'data weighs kernels, then meets their mixture'
 PICKED = 'rows that data picked are contracted with data'
 RESIZED = 'read between its entries, at places that data give'
@@ -32,11 +28,10 @@ def product(
   whether a factor is a nonlinear function of a product, `sums` whether this
   product sums.
   """
-  if term.sign == KERNEL:
+  if term.layered is False:
     return ''
-  # factors/hypernetwork: no data multiplies what is made of it.
   # factors/learned_queries_with_a_bias, ..._through_two_layers.
-  if not term.has_input or term.sign == DOUBT or bent:
+  if term.layered or bent:
     return LATENT
   labels = [set(map(_dims.label_of, dims)) for dims in free]
   # algebra/low_rank_kernel_of_one_output: inputs on both sides; but not where
@@ -64,9 +59,8 @@ def layer(
   `summed` and `mine` are as of the side of the product that the kernel is.
   """
   me, data = step.facts[k], step.facts[1 - k]
-  shape, other = step.shapes[k], step.shapes[1 - k]
   alone = [not v & OTHER and bool(v & WEIGHTS) for v in me.varies]
-  own = [i for d, i in mine if shape[d] > 1 and alone[d]]
+  own = [i for d, i in mine if alone[d]]
   # algebra/rows_that_meet_data: an expert has outputs of its own, a row none;
   # algebra/rows_that_data_average: and inputs of its own, not only places.
   if me.picked and not (own and any(alone[d] for d, _ in summed)):
@@ -82,9 +76,7 @@ def layer(
   taken = [e for _, e in summed]
   entries = [data.varies[e] == CONSTANT for e in taken]
   places = any(
-    n > 1 and data.varies[i] == CONSTANT
-    for i, n in enumerate(other)
-    if i not in taken
+    v == CONSTANT for i, v in enumerate(data.varies) if i not in taken
   )
-  grid = places and bool(entries) and all(entries)
+  grid = places and all(entries)
   return f'{RESIZED}: {step.place}' if grid else ''

@@ -9,8 +9,7 @@ from optax_gc._infer import facts as _facts
 from optax_gc._infer import names as _names
 from optax_gc._infer import policy as _policy
 from optax_gc._infer import terms as _terms
-from optax_gc._infer.dims import BENT, WEIGHED, C, Dim, Factor, X
-from optax_gc._infer.facts import OTHER, WEIGHTS
+from optax_gc._infer.dims import BENT, C, Dim, Factor, X
 from optax_gc._infer.step import Rule, Step
 from optax_gc._infer.terms import CONTRACTS, GAIN, LOST, SCALES, UNCLEAR, Term
 
@@ -47,30 +46,17 @@ class _Side:
   def dims(
     self,
     term: Term,
-    summed: Callable[[int], int],
+    summed: int,
     batch: Callable[[int, int], int],
     mine: Callable[[int], int],
   ) -> tuple[Dim, ...]:
     """My dimensions, of a term of the product; labels by kind of dimension."""
-    dims = {d: _dims.fresh(self.shape[d], summed(e)) for d, e in self.summed}
+    dims = {d: _dims.fresh(self.shape[d], summed) for d, _ in self.summed}
     for d, e, b in self.batch:
       dims[d] = _dims.relabel(term.dims[b], functools.partial(batch, e))
     for d, i in self.mine:
       dims[d] = _dims.relabel(term.dims[i], mine)
     return tuple(dims[d] for d in range(len(dims)))
-
-  def weighs(self) -> bool:
-    """Whether my partner, a vector, weighs what is data times a kernel.
-
-    As in factors/gain_by_einsum_of_one_example: I vary with the data and the
-    kernel along what is summed, and have the kernel's outputs.
-    """
-    both = OTHER | WEIGHTS
-    return (
-      len(self.partner.varies) == len(self.summed)
-      and any(self.me.varies[d] == WEIGHTS for d, _ in self.mine)
-      and all(self.me.varies[d] & both == both for d, _ in self.summed)
-    )
 
 
 def met(label: int, varies: int, outputs: bool) -> int:
@@ -78,7 +64,6 @@ def met(label: int, varies: int, outputs: bool) -> int:
 
   `outputs`: Whether the product has other dimensions that are only outputs.
   """
-  label &= ~WEIGHED
   if not varies:
     return label
   return X if not label or (outputs and label == X) else X | C
@@ -104,13 +89,14 @@ def _dot(step: Step, term: Term) -> list[Term | None]:
 
 def _is_input(side: _Side, term: Term) -> bool:
   """Whether no data multiplies what a constant and a weight make."""
+  # A batch that is closed over makes no layer of a sum of what it made.
   if term.has_input or not _terms.varies(term):
     return False
   # inputs/positions_resized_by_constants: a table is resized, then added;
   # inputs/position_bias_of_a_network: it is bent, or a layer takes it;
   # layers/layer_on_a_constant_state: there are no places.
   return (
-    term.sign == _terms.DOUBT
+    term.layered
     or term.use not in (_terms.ADDED, _terms.RETURNED)
     or not any(side.partner.varies)
   )
@@ -121,10 +107,8 @@ def _numbers_heads(side: _Side, term: Term) -> bool:
 
   As in inputs/relative_positions_from_sines.
   """
-  varies = side.partner.varies
-  theirs = {_dims.label_of(term.dims[i]) for d, i in side.theirs if varies[d]}
   mine = {_dims.label_of(term.dims[i]) for _, i in side.mine}
-  return theirs == {C} and {X, X | C} <= mine
+  return {X, X | C} <= mine
 
 
 def _layer(side: _Side, term: Term) -> Term:
@@ -133,47 +117,37 @@ def _layer(side: _Side, term: Term) -> Term:
   why = _policy.layer(side.step, side.k, term, side.summed, side.mine)
   if why:
     return side.closed(UNCLEAR, why)
-  if term.sign == _terms.WEIGHED_LATER and side.summed:
-    return side.closed(LOST, _policy.WEIGHED)
-  if _Side(step, 1 - side.k).weighs():
-    return side.closed(UNCLEAR, _policy.WEIGHED)
-
-  def brings(e: int) -> int:
-    return X * bool(varies[e] or not side.partner.data)
 
   def shared(e: int, label: int) -> int:
-    # algebra/experts_weighed_by_a_parameter: no part of the product.
-    if label in (X, WEIGHED):
+    if label == X:
       return X | C
     return met(label, bool(varies[e]), not side.summed)
 
   return term._replace(
-    dims=side.dims(term, brings, shared, lambda label: C * bool(label)),
+    dims=side.dims(term, X, shared, lambda label: C * bool(label)),
     met=(_dims.new_key(),) if step.data else (),
     use=CONTRACTS if side.summed else SCALES,
     place=step.place,
-    sign='',
   )
 
 
 def _through(side: _Side, term: Term) -> Term:
   """An activation's cotangent: by way of a kernel it starts again."""
   varies, data = side.partner.varies, side.partner.data
-  weighs = side.partner.kernel and side.weighs()
-  summed = 0 if weighs else X if data else C
 
+  # algebra/experts_that_data_weigh.
   def after(brings: int, label: int) -> int:
     return label | X * bool(brings) if data else C * bool(label or brings)
 
   return term._replace(
     dims=side.dims(
       term,
-      lambda _: summed,
+      X if data else C,
       lambda e, label: after(varies[e], label),
       lambda label: after(0, label),
     ),
     ident=_dims.new_key(),
-    sign=_terms.WEIGHED_LATER if weighs else '',
+    layered=None,
   )
 
 
@@ -182,7 +156,7 @@ def _factor(side: _Side, term: Term) -> Term:
   if not _terms.varies(term):
     # algebra/spectral_norms_without_a_product: a norm of it only rescales.
     return side.closed(GAIN, side.step.place)
-  if not term.has_input and term.use == _terms.RETURNED:
+  if term.use == _terms.RETURNED:
     return side.closed(_terms.RETURNED, '')
   free = [[term.dims[i] for _, i in dims] for dims in (side.mine, side.theirs)]
   bent = bool((side.me.made | side.partner.made) & _facts.BENT)
@@ -190,7 +164,7 @@ def _factor(side: _Side, term: Term) -> Term:
   if not why:
     return _linked(side, term)
   # algebra/orthogonalised: its own Gram matrix only rescales a kernel.
-  if not term.has_input or side.me.leaves & side.partner.leaves:
+  if side.me.leaves & side.partner.leaves:
     return side.closed(UNCLEAR, why)
   return _linked(side, term)._replace(use=UNCLEAR, place=why)
 
@@ -221,11 +195,10 @@ def _linked(side: _Side, term: Term) -> Term:
   for d, dim in zip(places, term.dims, strict=True):
     dims[d] = dim
   term = term._replace(dims=tuple(dims))
-  if not side.summed and term.use == CONTRACTS:
+  if not side.summed:
     return term._replace(use=GAIN)  # algebra/gain_of_two_axes_by_einsum.
   if term.use == _terms.ONTO_INPUT:  # kernels/low_rank_onto_a_frozen_base.
-    place = term.place or side.step.place
-    return term._replace(use=CONTRACTS, place=place)
+    return term._replace(use=CONTRACTS, place=side.step.place)
   return term
 
 

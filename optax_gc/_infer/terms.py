@@ -25,13 +25,6 @@ RETURNED = 'returned'
 STOPPED = 'no gradient reaches it'
 REVERSE = 'meets data in the backward pass of a gradient only'
 
-# Signs of what a product of parameters is, found between it and the data.
-KERNEL = 'kernel'  # It is added to another parameter of its shape.
-DOUBT = 'doubt'  # It is bent, or shares a bias: a layer's result, perhaps.
-
-# Sign of data times a kernel, of one example, that parameters weigh and sum.
-WEIGHED_LATER = 'weighed later'
-
 
 class Term(NamedTuple):
   """One summand of a cotangent.
@@ -43,7 +36,8 @@ class Term(NamedTuple):
     met: Which data it met, and which part of them; empty if none so far.
     use: How data met it.
     place: Where, in words: the primitive and the scope.
-    sign: What a product above is, if there is a sign of it.
+    layered: Whether a product above may be a layer's result, as it is bent or
+      shares a bias; False if it is added to a kernel; None without a sign.
   """
 
   dims: tuple[Dim, ...]
@@ -51,7 +45,7 @@ class Term(NamedTuple):
   met: tuple[int, ...] = ()
   use: str = RETURNED
   place: str = ''
-  sign: str = ''
+  layered: bool | None = None
 
   @property
   def open(self) -> bool:
@@ -91,8 +85,7 @@ def as_output(term: Term, use: str, place: str) -> Term:
   """Taken in by an activation: from there on only outputs vary."""
   if not term.open:
     return term
-  term = relabeled(term, lambda _, label: C if label else 0)
-  return term._replace(met=(), use=use, place=place, sign='')
+  return full([_dims.size_of(dim) for dim in term.dims], C, use, place)
 
 
 def varies(term: Term) -> bool:
@@ -125,8 +118,6 @@ def sum_over(
 
 def scaled(term: Term, along: Sequence[int]) -> Term:
   """Times coefficients of parameters that vary along some dimensions."""
-  if len(along) < 2:
-    return term
   keys = {d: frozenset(f.key for f in term.dims[d]) for d in along}
   dims = list(term.dims)
   for d in along:
@@ -165,7 +156,7 @@ def signature(term: Term) -> tuple[object, ...]:
   return (
     tuple(tuple((f.size, f.label, f.region) for f in d) for d in term.dims),
     term.use,
-    term.sign,
+    term.layered,
   )
 
 
@@ -197,18 +188,13 @@ def distinct(terms: Iterable[Term]) -> Terms:
     return found
   found = _reunited(found)
   blank = [
-    {
-      i
-      for i, dim in enumerate(term.dims)
-      if _dims.size_of(dim) > 1 and not _dims.label_of(dim)
-    }
+    {i for i, dim in enumerate(term.dims) if not _dims.label_of(dim)}
     for term in found
   ]
   return [
     term
     for term, less in zip(found, blank, strict=True)
-    if not term.open
-    or not any(
+    if not any(
       other.use == term.use and more < less and _agree(term, other, less)
       for other, more in zip(found, blank, strict=True)
     )
@@ -216,13 +202,11 @@ def distinct(terms: Iterable[Term]) -> Terms:
 
 
 def _agree(term: Term, other: Term, blank: Collection[int]) -> bool:
-  """Whether a part that a slice took says of other dimensions what all does.
-
-  structure/part_used_the_other_way: else it is a use of its own.
-  """
-  pairs = enumerate(zip(term.dims, other.dims, strict=True))
-  return not any(_placed(term.dims[i]) for i in blank) or all(
-    i in blank or _dims.label_of(a) == _dims.label_of(b) for i, (a, b) in pairs
+  """Whether both say the same of the other dimensions."""
+  # structure/part_used_the_other_way: else it is a use of its own.
+  return all(
+    i in blank or _dims.label_of(a) == _dims.label_of(b)
+    for i, (a, b) in enumerate(zip(term.dims, other.dims, strict=True))
   )
 
 
@@ -264,5 +248,5 @@ def _placed(dim: Dim) -> bool:
 
 def _single(dim: Dim) -> bool:
   """Whether it is one entry of an axis."""
-  factor, region = dim[0], dim[0].region
-  return len(dim) == 1 < factor.size and region is not None and len(region) == 1
+  region = dim[0].region
+  return region is not None and len(region) == 1

@@ -1,26 +1,28 @@
 """`python -m benchmarks steps`: what is timed, compared and kept."""
 
 import json
-import runpy
+from pathlib import Path
+import subprocess
 import sys
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 
-@pytest.fixture
-def run(monkeypatch):
+
+def run(path, *options):
   """Times two leaves; the lines of the file."""
+  command = [sys.executable, '-m', 'benchmarks', 'steps', str(path)]
+  options = ['--small', '--rounds', '2', '--parts', 'steps', *options]
+  ran = subprocess.run(
+    [*command, *options], cwd=ROOT, capture_output=True, text=True
+  )
+  if ran.returncode:
+    raise SystemExit(ran.stderr)
+  return [json.loads(line) for line in path.read_text().splitlines()]
 
-  def run(path, *options):
-    options = ['--small', '--rounds', '2', '--parts', 'steps', *options]
-    monkeypatch.setattr(sys, 'argv', ['-m', 'steps', str(path), *options])
-    runpy.run_module('benchmarks', run_name='__main__')
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
-  return run
-
-
-def test_a_case_has_all_arms_counts_and_samples(tmp_path, run):
+def test_a_case_has_all_arms_counts_and_samples(tmp_path):
   path = tmp_path / 'steps.jsonl'
   head, copy, case = run(path, '--lock', str(tmp_path / 'lock'))
   assert head['device']
@@ -38,7 +40,7 @@ def test_a_case_has_all_arms_counts_and_samples(tmp_path, run):
   assert len(run(path)) == 3
 
 
-def test_a_file_of_another_machine_is_refused(tmp_path, run):
+def test_a_file_of_another_machine_is_refused(tmp_path):
   path = tmp_path / 'steps.jsonl'
   path.write_text('{"device": "another", "versions": {}}\n')
   with pytest.raises(SystemExit, match=r'another.*Give another file'):

@@ -55,6 +55,18 @@ def product_along_an_axis_of_one_element(p, x):
   return jnp.einsum('bi,lxio->blxo', x, w)
 
 
+# Outputs are scaled before the sum.
+line('scaled_product_in_one_sum', 'bi', s='o', w='Io')(
+  lambda x, s, w: jnp.sum(x[:, :, None] * w * s, 1)
+)
+# Two layers in one leaf, whose results data weigh.
+line('halves_gated_apart', 'bi', 'bo', w='[2i]o' + _PART)(
+  lambda x, z, w: z * (x @ w[: len(x.T)]) + (1 - z) * (x @ w[len(x.T) :])
+)
+# A causal filter of each channel, as a sum of shifted products.
+line('taps_multiplied_apart', 'bti', w='Ii')(
+  lambda x, w: sum(jnp.roll(x, k, 1) * w[k] for k in range(len(w)))
+)
 # Two leaves of one shape are multiplied: both are kernels.
 line('masked_by_a_parameter', 'bi', w='Io', m='Io')(lambda x, w, m: x @ (w * m))
 
@@ -227,6 +239,10 @@ def gain_of_window_places(p, x):
   return _conv(x, (p['v'] / size * p['g']).T, ('NHC', 'HIO', 'NHC'))
 
 
+# A kernel of one output channel less its mean.
+line('standardised_convolution_of_one_output', 'bmmi', w='WWIx')(
+  lambda x, w: _conv(x, w - jnp.mean(w, (0, 1, 2), keepdims=True))
+)
 # A gain of two input axes, by a product without a contraction.
 line('gain_of_two_axes_by_einsum', 'bni', s='ni', w='NIo')(
   lambda x, s, w: jnp.einsum('bni,nio->bo', x, jnp.einsum('ni,nio->nio', s, w))
@@ -300,6 +316,16 @@ def query_for_one_example_with_heads(p, x):
   return jnp.einsum('btnd,bsnd->bnts', q, k)
 
 
+# A Laplacian alone: no result needs the value that is differentiated.
+line('laplacian', 'i', w='Ih', v='Hx')(
+  lambda x, w, v: jnp.trace(jax.hessian(lambda x: (jnp.tanh(x @ w) @ v)[0])(x))
+)
+# The first entry of a sequence is taken apart.
+line('entries_taken_apart', 'ti', w='Io')(
+  lambda x, w: jnp.logaddexp((x @ w)[0], (x @ w)[1:])
+)
+
+
 # Derivatives.
 
 
@@ -358,14 +384,22 @@ def low_rank_kernel_of_one_output(p, x):
   return jnp.einsum('bih,ih->b', x, p['a'] @ p['b'])
 
 
-@program('ebi', w='eIo', g='e')
+@program('bi', g='Ie', w='eIh', v='eHo')
+def experts_that_data_weigh(p, x):
+  """Experts of two layers, of which the first is a product and a sum."""
+  y = jnp.sum(x[:, None, :, None] * p['w'], 2)
+  z = jnp.einsum('beh,eho->beo', y, p['v'])
+  return jnp.sum(z * (x @ p['g'])[..., None], 1)
+
+
+@program('ebi', w='eIo', g='E')
 def experts_weighed_by_a_parameter(p, x):
-  """The experts' answers are weighed and added: no part of the product."""
+  """The weights of the experts' answers are a layer of one output on them."""
   y = jnp.einsum('ebi,eio->ebo', x, p['w'])
   return jnp.sum(y * p['g'][:, None, None], 0)
 
 
-@program('ebi', w='eIo', g='e')
+@program('ebi', w='eIo', g='E')
 def multiplied_experts_weighed_by_a_parameter(p, x):
   """The same by a multiplication, whose own sum comes first."""
   y = jnp.sum(x[..., None] * p['w'][:, None], 2)
@@ -385,13 +419,13 @@ def product_and_sum_before_scores(p, x):
   return jnp.einsum('bth,bsh->bts', q, q)
 
 
-# Of one example, it might as well be a gain of the kernel.
-line(
-  'layer_of_one_output_after_a_layer', 'ni', v='n', w='nih! weighed by a factor'
-)(lambda x, v, w: jnp.einsum('nh,n->h', jnp.einsum('ni,nih->nh', x, w), v))
+# The same of one example.
+line('layer_of_one_output_after_a_layer', 'ni', v='N', w='nIh')(
+  lambda x, v, w: jnp.einsum('nh,n->h', jnp.einsum('ni,nih->nh', x, w), v)
+)
 
 
-@program('ni', v='no! a gain of a kernel', w='nIh')
+@program('ni', v='No', w='nIh')
 def product_and_sum_after_a_layer(p, x):
   """The same where they are multiplied entry by entry."""
   y = jnp.einsum('ni,nih->nh', x, p['w'])
@@ -401,6 +435,10 @@ def product_and_sum_after_a_layer(p, x):
 # A sampled softmax: rows are looked up, then contracted with data.
 line('rows_that_meet_data', 'bi', '#b', u='vi! rows that data picked')(
   lambda x, j, u: jnp.einsum('bi,bi->b', x, u[j])
+)
+# What looked-up rows choose is looked up as well.
+line('looked_up_by_a_lookup', '#t', a='vh', b='hi: looked up', w='Io')(
+  lambda i, a, b, w: b[jnp.argmax(a[i], -1)] @ w
 )
 # Zeros around such rows do not make them a kernel: their places number nothing.
 line('padded_rows_that_meet_data', 'b6', '#t', u='v5! rows that data picked')(

@@ -59,6 +59,20 @@ def selective_state_space(p, x):
   return lax.scan(one, h, tuple(rows))[1].swapaxes(0, 1) + x * p['skip']
 
 
+@program('tbi', w='nd: scales activations', r='Ind', k='Ind', v='Ind')
+def state_that_decays(p, x):
+  """A linear attention's state decays at learned rates (RWKV)."""
+  r, k, v = (jnp.einsum('tbi,ind->tbnd', x, p[name]) for name in 'rkv')
+
+  def one(state, row):
+    r, k, v = row
+    y = jnp.einsum('bnd,bnde->bne', r, state)
+    return state * p['w'][..., None] + k[..., None] * v[..., None, :], y
+
+  state = jnp.zeros((*k.shape[1:], k.shape[-1]))
+  return lax.scan(one, state, (r, k, v))[1]
+
+
 @program('bti', w='Io22')
 def spectral_convolution(p, x):
   """A Fourier neural operator: a complex layer for each of a few modes."""

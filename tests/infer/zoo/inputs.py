@@ -127,6 +127,12 @@ line('learned_frequencies', 'b', f='d', c='d', a='Dh', w='Ho')(
 )
 
 
+# The same of one number without a batch.
+line('frequencies_of_one_number', '', f='d', a='Dh')(
+  lambda t, f, a: jnp.sin(t * f) @ a
+)
+
+
 @program('bi', 'b', f='d', a='[2D]h', b='Ho', c='Io', w='Oo')
 def frozen_frequencies(p, x, t):
   """The same with rates that are not trained, added to features of data."""
@@ -279,6 +285,20 @@ def literals(p, x):
     lambda c: c < 3.0, lambda c: c + 1.0, lax.stop_gradient(1.0)
   )
   return lax.optimization_barrier((x @ p['w'] * rate * kept, 1.0))[0] * y
+
+
+# Positions on data itself, then scores: they are added.
+line('positions_on_an_input', 'ti', p='ti: added to an input', q='Ii')(
+  lambda x, p, q: jax.nn.softmax((x @ q) @ (x + p).T)
+)
+# Data choose where a learned vector stands in its place.
+line('masked_patches', 'bti', '#bt', m='i: scales activations', w='Io')(
+  lambda x, kept, m, w: jnp.where(kept[..., None] > 0, x, m) @ w
+)
+# A nonlinear function of data and weights is not a product.
+line('learned_thresholds', 'bti', w='ti: added to activations')(
+  lambda x, w: jnp.maximum(x, w)
+)
 
 
 # Sums of products that are not one product.

@@ -33,6 +33,16 @@ def low_rank_to_one_head(p, x):
   return jnp.einsum('bi,ino->bno', x, kernel)
 
 
+# A reshape puts an axis of one in front, which goes.
+line('low_rank_with_an_axis_that_goes', 'bi', a='I2', b='[2X]o')(
+  lambda x, a, b: x @ (a @ b).reshape(1, x.shape[1], -1)[0]
+)
+# Both factors are repeated for each member: neither plays the activation.
+line('low_rank_for_each_member', 'ebi', a='I2', b='[2X]o')(
+  lambda x, a, b: (
+    x @ (jnp.tile(a, (len(x), 1, 1)) @ jnp.tile(b, (len(x), 1, 1)))
+  )
+)
 # LoRA onto a kernel that is an input: frozen, it is not among the params.
 line('low_rank_onto_a_frozen_base', 'bi', 'io', a='I2', b='[2X]o')(
   lambda x, base, a, b: x @ (base + a @ b)
@@ -127,6 +137,14 @@ def integer_products_in_a_step(p, x):
     return jnp.mean(_int8_product(hidden, p['o']) ** 2)
 
   return jax.value_and_grad(loss)(p)
+
+
+# A filter of the program's own blurs a kernel: convolutions of it are not read.
+line('blurred_by_constants', 'bi', w='io! no data enters')(
+  lambda x, w: (
+    x @ _conv(w[None, ..., None], np.ones((3, 3, 1, 1), 'f'))[0, ..., 0]
+  )
+)
 
 
 # Structured kernels.

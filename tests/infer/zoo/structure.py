@@ -80,6 +80,21 @@ line('concatenated_inputs', 'bi', 'bh', a='Io', b='Ho')(
 line('tiled_inputs', 'bi', w='Io')(
   lambda x, w: jnp.concatenate([x, 2 * x], 1) @ jnp.tile(w, (2, 1))
 )
+# A stack's kernels side by side: their results are not added.
+line('stack_joined_along_outputs', 'bi', w='2Io')(
+  lambda x, w: x @ jnp.concatenate([w[0], w[1]], 1)
+)
+# Split in two, along the outputs and along the inputs.
+line('split_in_two', 'bi', 'bi', v='[2I]o', w='I[2o]')(
+  lambda x, y, v, w: (
+    x @ jnp.split(v, 2)[0] + y @ jnp.split(v, 2)[1],
+    jnp.tanh(x @ jnp.split(w, 2, 1)[0]) * (x @ jnp.split(w, 2, 1)[1]),
+  )
+)
+# Every second row, by numbers that the program holds: the others are not used.
+line('rows_that_are_kept', 'bi', w='[2i]o! of axis 0 is contracted')(
+  lambda x, w: x @ w[np.arange(x.shape[1]) * 2]
+)
 # Each output twice in a row, as grouped-query attention repeats heads.
 line('repeated_outputs', 'bi', w='Io')(
   lambda x, w: x @ jnp.repeat(w, 2, axis=1)
@@ -410,6 +425,10 @@ def switch_returns_weights(p, i, x):
   return x @ lax.switch(i, [lambda: a, lambda: b, lambda: 2 * (a - b)])
 
 
+# A layer that data skip: the other branch only passes on.
+line('layer_that_a_branch_skips', 'bi', w='Ii')(
+  lambda x, w: lax.cond(x.sum() > 0, lambda: x @ w, lambda: x)
+)
 # A kernel within an associative scan over time.
 line('associative_scan', 'tbi', w='Ii')(
   lambda x, w: lax.associative_scan(lambda a, b: a @ w + b, x)
@@ -478,6 +497,16 @@ def shard_map_row_parallel(p, x):
 def shard_map_fully_sharded(p, x):
   """Rows are gathered before use, as in fully sharded training."""
   layer = lambda w, x: x @ lax.all_gather(w, 'd', tiled=True)  # noqa: E731
+  return _shard_map(layer, (_SPEC('d'),) * 2, _SPEC('d'))(p['w'], x)
+
+
+@program('bi', w='Io')
+def shard_map_with_a_new_axis(p, x):
+  """The gathered rows are stacked, then put one after the other."""
+
+  def layer(w, x):
+    return x @ lax.all_gather(w, 'd').reshape(-1, w.shape[1])
+
   return _shard_map(layer, (_SPEC('d'),) * 2, _SPEC('d'))(p['w'], x)
 
 
