@@ -56,6 +56,13 @@ def pytest_itemcollected(item):
     item.add_marker(tier)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+  """The longest ones first: at the end, they would keep one worker alone."""
+  long = {'multiprocess', 'replication'}
+  items.sort(key=lambda x: long.isdisjoint(m.name for m in x.iter_markers()))
+
+
 def _surroundings():
   """What a test finds, and must leave: JAX's configuration and its mesh."""
   # A value of this thread alone hides that of the process.

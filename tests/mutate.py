@@ -19,32 +19,24 @@ from collections.abc import Iterator
 import concurrent.futures
 import contextlib
 import hashlib
-import importlib
 import json
-import multiprocessing
 import os
 import pathlib
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 import tomllib
 from typing import NamedTuple
-import warnings
-
-import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 LIST, RESULTS, TABLE = (
   ROOT / 'tests' / f'mutants.{kind}' for kind in ('toml', 'json', 'md')
 )
-COPIED = (
-  *('optax_gc', 'examples', 'tests', 'docs', 'README.md', 'pyproject.toml'),
-)
+COPIED = 'optax_gc', 'examples', 'tests', 'docs', 'README.md', 'pyproject.toml'
 SECONDS = 1800  # More than any file's tests take.
-FORK = multiprocessing.get_context('fork')
-FRAMEWORKS = ('chex', 'equinox', 'flax.nnx', 'haiku', 'hypothesis', 'optax')
 
 
 class Mutant(NamedTuple):
@@ -98,38 +90,22 @@ def copy() -> Iterator[pathlib.Path]:
 
 
 def run_tests(folder: pathlib.Path, tests: tuple[str, ...]) -> tuple[int, str]:
-  """Pytest's exit code and what it printed; ``-1`` means too long.
-
-  In a process that has imported the frameworks already, and nothing of ours.
-  """
-  printed = folder / 'printed.txt'
-  process = FORK.Process(target=_run_pytest, args=(folder, tests, printed))
-  process.start()
-  process.join(SECONDS)
-  if process.is_alive():
-    process.kill()
-    process.join()
+  """Pytest's exit code and what it printed; ``-1`` means too long."""
+  command = [sys.executable, '-m', 'pytest', '-xq', '-n0', *tests]
+  command += ['-pno:randomly', '-pno:cacheprovider']
+  command += ['--hypothesis-profile=mutants']
+  try:
+    ran = subprocess.run(
+      command,
+      cwd=folder,
+      env=os.environ | {'PYTHONPATH': ''},
+      capture_output=True,
+      text=True,
+      timeout=SECONDS,
+    )
+  except subprocess.TimeoutExpired:
     return -1, ''
-  return process.exitcode, printed.read_text()
-
-
-def _run_pytest(folder, tests, printed) -> None:
-  with printed.open('w') as out:
-    os.dup2(out.fileno(), 1)
-    os.dup2(out.fileno(), 2)
-  os.chdir(folder)
-  here = {'', str(ROOT)}
-  sys.path[:] = [str(folder), *(path for path in sys.path if path not in here)]
-  for name in list(sys.modules):
-    if name.split('.')[0] in ('tests', 'optax_gc'):
-      del sys.modules[name]
-  plugins = 'no:randomly', 'no:cacheprovider'
-  options = ['-xq', '-n0', *(f'-p{plugin}' for plugin in plugins)]
-  options += ['-W', 'ignore::pytest.PytestAssertRewriteWarning']
-  options += ['--hypothesis-profile=mutants']
-  code = pytest.main([*options, *tests])
-  sys.stdout.flush()
-  os._exit(int(code))
+  return ran.returncode, ran.stdout + ran.stderr
 
 
 def try_out(mutant: Mutant, killer: str) -> dict[str, object]:
@@ -206,30 +182,22 @@ def main() -> None:
   options = parser.parse_args()
   kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
   results = {x: kept[x] for x in map(name, mutants()) if x in kept}
-  chosen = [
+  todo = [
     mutant
     for mutant in mutants()
+    if not options.table
     if not options.parts or any(part in mutant.file for part in options.parts)
     if not options.new or results.get(name(mutant), {}).get('key') != mutant.key
   ]
-  for framework in FRAMEWORKS:
-    importlib.import_module(framework)
-  # No device has been touched yet, so that forks are safe.
-  warnings.filterwarnings('ignore', message='os.fork')
-  warnings.filterwarnings('ignore', message='.*multi-threaded')
-  todo = [] if options.table else chosen
-  with copy() as folder:  # What does not import tells nothing.
+  if todo:  # What does not import tells nothing.
     tests = {test for mutant in todo for test in mutant.tests}
-    code, printed = run_tests(folder, ('--collect-only', *sorted(tests)))
-    if todo and code:
+    with copy() as folder:
+      code, printed = run_tests(folder, ('--collect-only', *sorted(tests)))
+    if code:
       raise SystemExit(printed)
   with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-    running = {
-      pool.submit(
-        try_out, mutant, results.get(name(mutant), {}).get('by')
-      ): mutant
-      for mutant in todo
-    }
+    by = {mutant: results.get(name(mutant), {}).get('by') for mutant in todo}
+    running = {pool.submit(try_out, *pair): pair[0] for pair in by.items()}
     for future in concurrent.futures.as_completed(running):
       mutant, result = running[future], future.result()
       results[name(mutant)] = result

@@ -69,19 +69,6 @@ def test_is_the_orthogonal_projection(case, factor, seed):
   np.testing.assert_allclose(whole, factor * once + other, atol=2e-4)
 
 
-@given(arrays_and_axes(), st.randoms(use_true_random=False))
-def test_commutes_with_transposing_array_and_axes(case, random):
-  g, axes = case
-  order = list(range(g.ndim))
-  random.shuffle(order)
-  moved = tuple(order.index(axis) for axis in axes)
-  np.testing.assert_allclose(
-    optax_gc.centralize(g.transpose(order), moved),
-    np.asarray(optax_gc.centralize(g, axes)).transpose(order),
-    atol=1e-4,
-  )
-
-
 @given(
   st.sampled_from(FLOATS),
   st.sampled_from([(2, 1), (7, 5), (64, 3)]),
@@ -209,10 +196,6 @@ def test_what_has_no_negative_numbers_has_no_mean_to_subtract(dtype):
 
 def update(tx, grads):
   return tx.update(grads, tx.init(grads))[0]
-
-
-def test_alias():
-  assert optax_gc.gc is optax_gc.gradient_centralization
 
 
 def test_is_stateless_and_needs_no_params():

@@ -10,22 +10,14 @@ import pytest
 
 import optax_gc
 from tests import contract
+from tests.optimizers.test_optimizers import NAMES
 
 TRANSFORMATIONS = {
   'gradient_centralization': optax_gc.gradient_centralization,
   'record_gradient_statistics': optax_gc.record_gradient_statistics,
 } | {
   name: functools.partial(getattr(optax_gc.optimizers, name), 0.1)
-  for name in (
-    'sgd',
-    'sgdw',
-    'adam',
-    'adamw',
-    'adagrad',
-    'radam',
-    'ranger',
-    'lion',
-  )
+  for name in NAMES
 }
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 

@@ -17,72 +17,51 @@ from optax_gc import _rank_check, _ranks
 from tests.infer.zoo import CASES, Missing, Sizes
 
 # One example, few positions, weight vectors of more elements.
-_SMALL = Sizes(
-  batch=1,
-  time=2,
-  inp=12,
-  hid=14,
-  out=10,
-  heads=2,
-  width=8,
-  layers=3,
-  experts=3,
-  window=3,
-  image=2,
-  vocab=13,
-)
+_SMALL = Sizes(1, 2, 12, 14, 10, 2, 8, 3, 3, 3, 2, 13)
+
+
+def _by_name(table):
+  return {name: x for x, names in table.items() for name in names.split()}
+
 
 # A weight vector of any model is applied at 4 positions or fewer (2 x 2 pixels;
 # 2 steps, once or twice; 3 turns of a loop) but for these.
-_POSITIONS = {
-  'conv_lstm': 8,
-  'conv_transpose': 25,  # 5 x 5 in Equinox.
-  'conv_transpose_kernel': 16,
-  'conv_transposed': 16,
-  'conv_transposed_kernel': 16,
-  'demodulated_convolution': 16,
-  'dropout_on_relative_positions': 13,
-  'features_mixed': 14,
-  'four_orientations': 16,
-  'grouped_convolution_mapped_twice': 32,
-  'low_rank_kernel_a_row_each': 10,
-  'low_rank_multiply_and_sum': 10,
-  'patch_embedding': 16,
-  'prompt_in_front_of_tokens': 6,
-  'style_after_a_constant_image': 16,
-  'tensor_train': 14,
-  'token_mixing': 12,
-}
+_POSITIONS = _by_name(
+  {
+    6: 'prompt_in_front_of_tokens',
+    8: 'conv_lstm',
+    10: 'low_rank_kernel_a_row_each low_rank_multiply_and_sum',
+    12: 'token_mixing',
+    13: 'dropout_on_relative_positions',
+    14: 'features_mixed tensor_train',
+    16: 'conv_transpose_kernel conv_transposed conv_transposed_kernel '
+    'demodulated_convolution four_orientations patch_embedding '
+    'style_after_a_constant_image',
+    25: 'conv_transpose',  # 5 x 5 in Equinox.
+    32: 'grouped_convolution_mapped_twice',
+  }
+)
 
 # Where the theorem says nothing, or nothing can be computed.
-_GRADIENTS = 'the outputs are gradients: a weight occurs outside of products'
-_MIXED = 'a function of the kernel mixes its weight vectors'
-_NOT_COVERED = {
-  **dict.fromkeys(
-    (
-      *('diffusion_loss', 'generator_step', 'integer_products_in_a_step'),
-      *('gradient_step', 'loss_of_model', 'gradient_of_scanned_layers'),
-      *('gradient_moves_a_layer_out_of_a_loop', 'learning_to_learn'),
-      *('directional_derivative_in_a_loss', 'backward_pass_by_hand'),
-      *('three_derivatives_in_a_loss', 'layer_trained_at_test_time'),
+_NOT_COVERED = _by_name(
+  {
+    'the outputs are gradients: a weight occurs outside of products': (
+      'diffusion_loss generator_step integer_products_in_a_step gradient_step '
+      'loss_of_model gradient_of_scanned_layers learning_to_learn '
+      'gradient_moves_a_layer_out_of_a_loop directional_derivative_in_a_loss '
+      'backward_pass_by_hand three_derivatives_in_a_loss '
+      'layer_trained_at_test_time'
     ),
-    _GRADIENTS,
-  ),
-  **dict.fromkeys(
-    (
-      *('orthogonalised', 'gain_of_window_places'),
-      *(
-        'decomposed_into_size_and_direction',
-        'rescaled_by_its_own_gram_matrix',
-      ),
+    'a function of the kernel mixes its weight vectors': (
+      'orthogonalised gain_of_window_places decomposed_into_size_and_direction '
+      'rescaled_by_its_own_gram_matrix'
     ),
-    _MIXED,
-  ),
-  **dict.fromkeys(('embedding_tied', 'embed_tied'), 'looked up, too'),
-  'while_loop_condition_and_state': 'no derivative',
-  'callback': 'no derivative',
-  'ragged_product_in_a_gradient': 'no derivative',
-}
+    'looked up, too': 'embedding_tied embed_tied',
+    'no derivative': (
+      'while_loop_condition_and_state callback ragged_product_in_a_gradient'
+    ),
+  }
+)
 
 
 def _values(tree, seed):

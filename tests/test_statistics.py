@@ -251,18 +251,6 @@ def test_statistics_print_as_a_table():
   assert 'float32[] -> float32[]' in repr(traced)
 
 
-def test_recorded_statistics_are_found_in_a_chain():
-  tx = optax.chain(
-    optax.clip_by_global_norm(1.0),
-    optax_gc.record_gradient_statistics(),
-    optax_gc.optimizers.adam(0.1),
-  )
-  params = contract.params()
-  _, state = tx.update(contract.grads(), tx.init(params), params)
-  got = optax.tree_utils.tree_get(state, 'gradient_statistics')
-  np.testing.assert_allclose(got.overall.norm_before, 1.0, rtol=1e-5)
-
-
 @pytest.mark.skipif(
   not hasattr(optax, 'monitor'), reason='this Optax has no optax.monitor'
 )

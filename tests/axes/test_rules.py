@@ -72,15 +72,6 @@ def test_an_uncovered_matrix_raises_unless_a_last_rule_covers_it():
   assert axes['a']['w'] == WeightAxes((), ())
 
 
-def test_rules_take_muon_specs():
-  numbers = getattr(optax.contrib, 'MuonDimensionNumbers', None)
-  if numbers is None:
-    pytest.skip('this Optax has no MuonDimensionNumbers')
-  axes = match([('.*', numbers(0, 1))], {'w': jnp.ones((3, 2))})
-  assert axes == {'w': WeightAxes(0, 1)}
-  assert axes['w'].reason == "rule '.*'"
-
-
 @pytest.mark.parametrize('read', [match, override])
 @pytest.mark.parametrize('rule', [('kernell', 0), ('bloc', None)])
 def test_a_rule_that_matches_no_leaf_raises(read, rule):

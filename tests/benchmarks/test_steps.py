@@ -1,28 +1,26 @@
 """`python -m benchmarks steps`: what is timed, compared and kept."""
 
 import json
-from pathlib import Path
-import subprocess
+import runpy
 import sys
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
 
-
-def run(path, *options):
+@pytest.fixture
+def run(monkeypatch):
   """Times two leaves; the lines of the file."""
-  command = [sys.executable, '-m', 'benchmarks', 'steps', str(path)]
-  options = ['--small', '--rounds', '2', '--parts', 'steps', *options]
-  ran = subprocess.run(
-    [*command, *options], cwd=ROOT, capture_output=True, text=True
-  )
-  if ran.returncode:
-    raise SystemExit(ran.stderr)
-  return [json.loads(line) for line in path.read_text().splitlines()]
+
+  def run(path, *options):
+    options = ['--small', '--rounds', '2', '--parts', 'steps', *options]
+    monkeypatch.setattr(sys, 'argv', ['-m', 'steps', str(path), *options])
+    runpy.run_module('benchmarks', run_name='__main__')
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+  return run
 
 
-def test_a_case_has_all_arms_counts_and_samples(tmp_path):
+def test_a_case_has_all_arms_counts_and_samples(tmp_path, run):
   path = tmp_path / 'steps.jsonl'
   head, copy, case = run(path, '--lock', str(tmp_path / 'lock'))
   assert head['device']
@@ -40,7 +38,7 @@ def test_a_case_has_all_arms_counts_and_samples(tmp_path):
   assert len(run(path)) == 3
 
 
-def test_a_file_of_another_machine_is_refused(tmp_path):
+def test_a_file_of_another_machine_is_refused(tmp_path, run):
   path = tmp_path / 'steps.jsonl'
   path.write_text('{"device": "another", "versions": {}}\n')
   with pytest.raises(SystemExit, match=r'another.*Give another file'):

@@ -1,5 +1,6 @@
 """Faster and Mask R-CNN: each part against plain NumPy, and COCO's form."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -40,6 +41,15 @@ pytestmark = [
 ]
 
 RNG = np.random.default_rng(0)
+
+
+@contextlib.contextmanager
+def whatever_is_installed():
+  """Skips what needs the pretrained weights or the clip-art, where absent."""
+  try:
+    yield
+  except FileNotFoundError as error:
+    pytest.skip(str(error))
 
 
 def random_boxes(n, size=100):
@@ -158,12 +168,10 @@ def test_boxes_end_where_the_picture_does():
 @pytest.mark.parametrize('pixels', [128, 200])
 @pytest.mark.parametrize('counts', COUNTS.values(), ids=COUNTS)
 def test_every_anchor_has_its_logit_on_every_level(counts, pixels):
-  try:
+  with whatever_is_installed():
     model = experiment.Detector(
       3, masks=True, counts=counts, rngs=nnx.Rngs(0), norm='frozen'
     )
-  except FileNotFoundError as error:
-    pytest.skip(str(error))
   image = jax.ShapeDtypeStruct((1, pixels, pixels, 3), np.float32)
   logits, deltas = nnx.eval_shape(
     lambda model, x: model.proposals(model.features(x)), model, image
@@ -242,10 +250,8 @@ def test_the_masks_of_a_scene_are_what_is_seen():
 
 
 def test_parts_of_the_scenes_share_no_picture_nor_its_mirror_image():
-  try:
+  with whatever_is_installed():
     parts = scenes.read_sources()
-  except FileNotFoundError as error:
-    pytest.skip(str(error))
   of_parts = [[*s.cutouts, s.photos] for s in parts.values()]
   assert all(pictures for kinds in of_parts for pictures in kinds)
   mirrors = 0
@@ -422,15 +428,13 @@ def test_parts_that_do_not_fit_are_refused_before_anything_compiles(tiny):
   absolute = cli.SCENES.resolve()
   assert cli.Options('run', absolute, shard=(1, 2)).results == report.RESULTS
   assert cli.Options('run', counts='coco').results != report.RESULTS
-  try:
+  with whatever_is_installed():
     with pytest.raises(ValueError, match=r'other classes .*: dog'):
       cli.check(options, 'val2017', set())
     val.write_text(json.dumps(content))
     experiment.read_data.cache_clear()
     with pytest.raises(ValueError, match='1 images with objects, fewer than a'):
       cli.check(options, 'val2017', set())
-  except FileNotFoundError as error:
-    pytest.skip(str(error))
 
 
 def test_runs_on_other_annotations_are_not_mixed(tiny, monkeypatch):
@@ -438,12 +442,10 @@ def test_runs_on_other_annotations_are_not_mixed(tiny, monkeypatch):
   monkeypatch.setattr(runs.Run, 'batch_size', 1)
   options = cli.Options('tune', folder)
   data = coco.Coco(folder, 'train2017', 128)
-  try:
+  with whatever_is_installed():
     cli.check(options, 'train2017', {experiment.data_of(data, data)})
     with pytest.raises(ValueError, match=r'other annotations .*--out'):
       cli.check(options, 'train2017', {'some others'})
-  except FileNotFoundError as error:
-    pytest.skip(str(error))
 
 
 def test_without_a_package_the_remedy_is_said(tmp_path, monkeypatch):
@@ -498,12 +500,10 @@ def test_average_precision_of_perfect_and_of_no_detections(tiny):
 
 
 def test_axes_of_all_parts():
-  try:
+  with whatever_is_installed():
     model = experiment.make_detector(
       runs.Run('mask', 'group', 'gc', 0), classes=3
     )
-  except FileNotFoundError as error:
-    pytest.skip(str(error))
   graph, trained, frozen = experiment.split(model)
   run = runs.Run('mask', 'group', 'gc', 0, pixels=64)
   axes = experiment.read_axes(graph, trained, frozen, run, 2)
@@ -552,11 +552,9 @@ def test_pairs_stay_together_and_are_compared(tmp_path):
 @pytest.fixture
 def one_scene(tmp_path):
   """A folder whose one scene is trained on and tested."""
-  try:
+  with whatever_is_installed():
     torch_weights.mobilenet_file()
     scenes.write(tmp_path, {'train2017': 1}, 128, seed=3)
-  except FileNotFoundError as error:
-    pytest.skip(str(error))
   truth = tmp_path / 'annotations/instances_train2017.json'
   content = json.loads(truth.read_text())
   used = {a['category_id'] for a in content['annotations']}
@@ -565,6 +563,7 @@ def one_scene(tmp_path):
   return tmp_path
 
 
+@pytest.mark.replication
 def test_an_epoch_on_the_device_is_that_of_the_host(one_scene):
   run = runs.Run('faster', 'frozen', 'gc', 0, 1, 1, warmup=0, pixels=64)
   after = []
@@ -582,14 +581,14 @@ def test_an_epoch_on_the_device_is_that_of_the_host(one_scene):
 @pytest.mark.replication
 def test_one_image_is_learned(one_scene, monkeypatch):
   """The parts together, on one scene that is the test as well."""
-  # Of 300 steps, unlike of a test's usual few, the time is worth compiling for.
+  # Of 150 steps, unlike of a test's usual few, the time is worth compiling for.
   options = {
     'xla_backend_optimization_level': 3,
     'xla_llvm_disable_expensive_passes': False,
   }
   jit = functools.partial(jax.jit, compiler_options=options)
   monkeypatch.setattr(jax, 'jit', jit)
-  run = runs.Run('mask', 'frozen', 'gc', 0, 300, 1, warmup=20)
+  run = runs.Run('mask', 'frozen', 'gc', 0, 150, 1, warmup=20)
   program = experiment.make_program(run, one_scene, 'train2017')
   state, frozen = program.init(0)
   for epoch in range(run.epochs):

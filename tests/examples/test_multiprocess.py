@@ -1,6 +1,5 @@
 """The examples' training over several processes, as users start them."""
 
-import dataclasses
 import os
 from pathlib import Path
 import signal
@@ -39,20 +38,12 @@ def config(out):
 
 
 def options(out):
-  settings = config(out)
-  pairs = {
-    f'model.{field.name}': getattr(SMALL, field.name)
-    for field in dataclasses.fields(SMALL)
-  } | {
-    field.name: getattr(settings, field.name)
-    for field in dataclasses.fields(settings)
-    if field.name not in ('model', 'cpu_devices', 'centralize')
-  }
-  return [
-    word
-    for name, value in pairs.items()
-    for word in (f'--{name.replace("_", "-")}', str(value))
-  ]
+  given = {f'model.{name}': value for name, value in vars(SMALL).items()}
+  given |= vars(config(out))
+  for name in ('model', 'cpu_devices', 'centralize'):
+    del given[name]
+  flags = (f'--{name.replace("_", "-")}={x}' for name, x in given.items())
+  return [*flags]
 
 
 def free_port():

@@ -22,32 +22,15 @@ from examples.paper import (
   training,
 )
 from examples.paper.config import Config, pairing
-from examples.paper.experiments import DIGITS
 from examples.paper.panels import PAIR, Panel, Unit, arms, units
-from tests.examples.paper import record
+from tests.examples import paper
 
-CNN = dataclasses.replace(
-  DIGITS,
-  model='cnn',
-  optimizer='sgdm',
-  learning_rate=0.1,
-  train_size=96,
-  epochs=2,
-  augment=True,
-)
-RESNET = Config(
-  data='digits', train_size=96, test_size=None, width=4, batch_size=32
-)
+CNN = dataclasses.replace(paper.CNN, augment=True)
+RESNET = Config(**paper.IMAGES, batch_size=32)
 LANGUAGE = Config(
-  data='text',
-  model='transformer',
-  width=4,
-  depth=1,
-  length=16,
-  train_size=9_000,
-  test_size=3_000,
-  batch_size=32,
-  epochs=1,
+  **paper.TEXT,
+  **{'data': 'text', 'model': 'transformer', 'depth': 1},
+  **{'batch_size': 32, 'epochs': 1},
 )
 
 
@@ -220,7 +203,7 @@ def test_a_run_is_not_paired_with_one_made_otherwise(
   config, changes, message, tmp_path, monkeypatch
 ):
   recorded = dataclasses.replace(config, dtype=changes.pop('dtype', 'float32'))
-  records.append(tmp_path / 'a.jsonl', [record(recorded) | changes])
+  records.append(tmp_path / 'a.jsonl', [paper.record(recorded) | changes])
   experiment = cli.EXPERIMENTS['wrong_axes']._replace(
     panels={'a': Panel(arms(config, PAIR), 2)}
   )

@@ -77,8 +77,15 @@ def broken(statements: list[ast.AST]) -> Iterator[tuple[ast.AST, str, Any]]:
       yield node, 'value', ast.Constant(False)
 
 
-def engine(module: str, tree: ast.Module) -> types.ModuleType:
-  """The engine's last module, with another tree for one of its modules."""
+@functools.cache
+def compiled(name: str) -> types.CodeType:
+  """The code of a module as it stands."""
+  path = PACKAGE / f'{name.rpartition(".")[2]}.py'
+  return compile(path.read_text(), str(path), 'exec')
+
+
+def engine(module: str, code: types.CodeType) -> types.ModuleType:
+  """The engine's last module, with other code for one of its modules."""
   start = ENGINE.index(module)
   names = [f'{PACKAGE.parent.name}._infer.{name}' for name in ENGINE]
   package = sys.modules[f'{PACKAGE.parent.name}._infer']
@@ -88,9 +95,7 @@ def engine(module: str, tree: ast.Module) -> types.ModuleType:
       new = types.ModuleType(name)
       sys.modules[name] = new
       setattr(package, name.rpartition('.')[2], new)
-      path = PACKAGE / f'{name.rpartition(".")[2]}.py'
-      source = tree if name == names[start] else ast.parse(path.read_text())
-      exec(compile(source, str(path), 'exec'), vars(new))
+      exec(code if name == names[start] else compiled(name), vars(new))
     return sys.modules[names[-1]]
   finally:
     sys.modules.update(kept)
@@ -131,10 +136,10 @@ def main(modules: list[str]) -> int:
       for node, field, value in broken(around(tree, line)):
         kept = copy.copy(getattr(node, field))
         setattr(node, field, value)
-        fixed = ast.fix_missing_locations(copy.deepcopy(tree))
+        code = compile(ast.fix_missing_locations(tree), module, 'exec')
         setattr(node, field, kept)
         tried += 1
-        noticed += verdicts(engine(module, fixed), case) != before
+        noticed += verdicts(engine(module, code), case) != before
       idle += not noticed
       mark = 'IDLE' if not noticed else 'ok'
       print(f'{mark:4} {module}:{line} {case}: {noticed} of {tried}')

@@ -258,6 +258,7 @@ def test_strict_spares_what_is_overridden_and_what_is_clear():
     autoencoder, AUTOENCODER, X, strict=True, overrides=[('w|f', 0)]
   )
   assert reductions(axes) == {'w': (0,), 'f': (0,), 'v': (0,), 'b': ()}
+  assert axes['b'].reason == 'added to activations'  # As positions are.
   optax_gc.infer_weight_axes(model, PARAMS, X, strict=True)
 
 

@@ -293,54 +293,6 @@ def test_the_reference_is_the_authors_formula(name):
           )
 
 
-@pytest.mark.parametrize('dtype', ['float64', 'float32'])
-@pytest.mark.parametrize('which', ['all', 'conv_only'])
-@pytest.mark.parametrize('param_set', ['small', 'edge'])
-def test_projection(param_set, which, dtype):
-  """The transformation alone, where weight vectors have several elements."""
-  applies = 'gc_applies' if which == 'all' else 'gc_applies_conv_only'
-  inputs = split(param_set, ARRAYS[f'inputs/{param_set}/grad'][0].astype(dtype))
-  want = split(param_set, ARRAYS[f'projection/{dtype}/{which}/{param_set}'])
-  axes = {
-    p['name']: optax_gc.WeightAxes(
-      p['gc_axes_flax'], convolution=p['gc_applies_conv_only']
-    )
-    for p in MANIFEST[param_set]
-  }
-  with enable_x64(dtype == 'float64'):
-    gc = optax_gc.gradient_centralization(axes, conv_only=which != 'all')
-    got, _ = gc.update(inputs, gc.init(inputs))
-  for p in MANIFEST[param_set]:
-    name = p['name']
-    sizes = [p['flax_shape'][axis] for axis in p['gc_axes_flax']]
-    if p[applies] and np.prod(sizes) == 1:
-      assert not want[name].any()
-      np.testing.assert_array_equal(got[name], inputs[name])
-    else:
-      np.testing.assert_allclose(
-        got[name], want[name], rtol=0, atol=1e-15 if '64' in dtype else 1e-6
-      )
-
-
-@pytest.mark.parametrize(
-  ('layout', 'convention'),
-  [('flax', optax_gc.flax_weight_axes), ('torch', optax_gc.torch_weight_axes)],
-)
-@pytest.mark.parametrize('param_set', ['small', 'wide'])
-def test_conventions_find_the_authors_axes(param_set, layout, convention):
-  """In their own layout, and in Flax's, with no axes given."""
-  params = {
-    p['name']: {
-      'bias' if p['name'] == 'bias' else 'kernel': np.ones(p[f'{layout}_shape'])
-    }
-    for p in MANIFEST[param_set]
-  }
-  axes = convention(params)
-  for p in MANIFEST[param_set]:
-    (spec,) = axes[p['name']].values()
-    assert spec.reduction_axis == tuple(p[f'gc_axes_{layout}'])
-
-
 @pytest.mark.parametrize(
   'name',
   [

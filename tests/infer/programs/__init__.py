@@ -6,7 +6,7 @@ put around it (a loop over stacked weights, a batch, a branch) and what is put
 before it (the layout in which a leaf is stored) moves, merges and splits
 those axes, and the truth with them. Inference is never asked.
 
-Nothing here is decided by chance but through `Source`, so that Hypothesis can
+Nothing here is decided by chance but through `Builder`, so that Hypothesis can
 drive and shrink it (`programs()`), and a plain seed can too (`from_seed`).
 """
 

@@ -30,11 +30,24 @@ def insert(weight: Weight, i: int, size: int) -> Weight:
   return (*weight[:i], (size, False), *weight[i:])
 
 
-class Source:
-  """Random choices; every one shrinks to the first, the plainest."""
+class Sub(NamedTuple):
+  """A function ``apply(weights, x) -> y``, and what is true of its weights."""
 
-  def __init__(self, integer: Callable[[int, int], int]):
+  weights: dict[str, Weight]
+  apply: Callable[[dict[str, Any], Any], Any]
+  out: jax.ShapeDtypeStruct  # Of y.
+  pieces: tuple[str, ...] = ()  # What it was composed from, for reports.
+
+
+class Builder:
+  """Makes random choices, each of which shrinks to the first, and programs."""
+
+  def __init__(self, integer, layers, structures, stores):
     self.integer = integer
+    self.layers, self.structures, self.stores = layers, structures, stores
+    self.count = 0
+    # Axis sizes carry no meaning: in half of the programs all are equal.
+    self.equal = self.chance(50)
 
   def choice(self, items: Sequence[Any]) -> Any:
     return items[self.integer(0, len(items) - 1)]
@@ -48,26 +61,6 @@ class Source:
       j = self.integer(i, len(items) - 1)
       items[i], items[j] = items[j], items[i]
     return items
-
-
-class Sub(NamedTuple):
-  """A function ``apply(weights, x) -> y``, and what is true of its weights."""
-
-  weights: dict[str, Weight]
-  apply: Callable[[dict[str, Any], Any], Any]
-  out: jax.ShapeDtypeStruct  # Of y.
-  pieces: tuple[str, ...] = ()  # What it was composed from, for reports.
-
-
-class Builder(Source):
-  """Makes names, sizes and sub-programs."""
-
-  def __init__(self, integer, layers, structures, stores):
-    super().__init__(integer)
-    self.layers, self.structures, self.stores = layers, structures, stores
-    self.count = 0
-    # Axis sizes carry no meaning: in half of the programs all are equal.
-    self.equal = self.chance(50)
 
   def size(self) -> int:
     return 4 if self.equal else self.choice([3, 2, 4, 5, 6, 7, 8])
