@@ -85,24 +85,6 @@ def test_adaptive_methods_bring_the_centralized_gradient_to_zero(opt):
   )
 
 
-def test_inject_hyperparams():
-  def make(learning_rate, weight_axes):
-    return optax.chain(
-      optax_gc.gradient_centralization(weight_axes), optax.sgd(learning_rate)
-    )
-
-  injected = optax.inject_hyperparams(make, static_args='weight_axes')
-  p, g = contract.params(), contract.grads()
-  for axes in (None, optax_gc.flax_weight_axes, optax_gc.flax_weight_axes(p)):
-    tx = injected(learning_rate=0.5, weight_axes=axes)
-    state = tx.init(p)
-    updates, state = jax.jit(tx.update)(g, state, p)
-    plain = make(0.5, axes)
-    expected, _ = plain.update(g, plain.init(p), p)
-    chex.assert_trees_all_close(updates, expected, rtol=1e-6)
-    assert state.hyperparams['learning_rate'] == 0.5
-
-
 def test_flat_and_vmapped_over_seeds():
   """A batch of networks steps like each alone."""
   tx = optax.chain(optax_gc.gc(), optax.adam(0.1))
