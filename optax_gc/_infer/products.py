@@ -80,35 +80,26 @@ def _dot(step: Step, term: Term) -> list[Term | None]:
     elif side.me.data:
       found[k] = _through(side, term)
     elif side.partner.constant:
-      layer = _is_input(side, term) or _numbers_heads(side, term)
-      found[k] = _layer(side, term) if layer else _linked(side, term)
+      layer = _layer if _is_input(side, term) else _linked
+      found[k] = layer(side, term)
     else:
       found[k] = _factor(side, term)
   return found
 
 
 def _is_input(side: _Side, term: Term) -> bool:
-  """Whether no data multiplies what a constant and a weight make."""
+  """Whether a constant that a weight meets is its layer's input."""
+  # inputs/relative_positions_from_sines: it numbers outputs of heads.
+  if {X, X | C} <= {_dims.label_of(term.dims[i]) for _, i in side.mine}:
+    return True
   # A batch that is closed over makes no layer of a sum of what it made.
   if term.has_input or not _terms.varies(term):
     return False
   # inputs/positions_resized_by_constants: a table is resized, then added;
   # inputs/position_bias_of_a_network: it is bent, or a layer takes it;
   # layers/layer_on_a_constant_state: there are no places.
-  return (
-    term.layered
-    or term.use not in (_terms.ADDED, _terms.RETURNED)
-    or not any(side.partner.varies)
-  )
-
-
-def _numbers_heads(side: _Side, term: Term) -> bool:
-  """Whether constants number outputs of a kernel that has heads.
-
-  As in inputs/relative_positions_from_sines.
-  """
-  mine = {_dims.label_of(term.dims[i]) for _, i in side.mine}
-  return {X, X | C} <= mine
+  bias = term.use in (_terms.ADDED, _terms.RETURNED) and not term.layered
+  return not bias or not any(side.partner.varies)
 
 
 def _layer(side: _Side, term: Term) -> Term:
@@ -119,9 +110,7 @@ def _layer(side: _Side, term: Term) -> Term:
     return side.closed(UNCLEAR, why)
 
   def shared(e: int, label: int) -> int:
-    if label == X:
-      return X | C
-    return met(label, bool(varies[e]), not side.summed)
+    return X | C if label == X else met(label, varies[e], not side.summed)
 
   return term._replace(
     dims=side.dims(term, X, shared, lambda label: C * bool(label)),
