@@ -149,7 +149,7 @@ def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
     return X | C if scale and old == X else met(old, data[i], outputs)
 
   return _terms.relabeled(term, label)._replace(
-    met=(_dims.new_key(),), use=SCALES, place=step.place, layered=None
+    met=(_dims.new_key(),), use=SCALES, place=step.place, layered=False
   )
 
 
@@ -158,10 +158,11 @@ def _bent(step: Step, term: Term, k: int) -> Term:
   along, _ = _varies(step, range(len(step.facts)))
   if not step.data:
     return _terms.scaled(term, along)._replace(layered=True)
+  # algebra/bent_answers_added.
   term = _terms.relabeled(term, lambda _, n: C if n else BENT)
   if step.enters(k):
     term = _terms.as_output(term, ADDED, step.place)
-  return term._replace(ident=_dims.new_key(), layered=None)
+  return term._replace(ident=_dims.new_key(), layered=False)
 
 
 RULES: dict[str, Rule] = dict.fromkeys(

@@ -28,8 +28,6 @@ def product(
   whether a factor is a nonlinear function of a product, `sums` whether this
   product sums.
   """
-  if term.layered is False:
-    return ''
   # factors/learned_queries_with_a_bias, ..._through_two_layers.
   if term.layered or bent:
     return LATENT

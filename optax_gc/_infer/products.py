@@ -136,7 +136,7 @@ def _through(side: _Side, term: Term) -> Term:
       lambda label: after(0, label),
     ),
     ident=_dims.new_key(),
-    layered=None,
+    layered=False,
   )
 
 
@@ -241,6 +241,7 @@ def _kernel(
 def _reduced(step: Step, term: Term) -> list[Term | None]:
   gone, given = step.params['axes'], iter(term.dims)
   fact = step.facts[0]
+  # algebra/largest_answer.
   bends = fact.data and step.name != 'reduce_sum'
   dims = (
     _dims.fresh(n, BENT * bool(bends and v)) if i in gone else next(given)

@@ -37,7 +37,7 @@ class Term(NamedTuple):
     use: How data met it.
     place: Where, in words: the primitive and the scope.
     layered: Whether a product above may be a layer's result, as it is bent or
-      shares a bias; False if it is added to a kernel; None without a sign.
+      shares a bias.
   """
 
   dims: tuple[Dim, ...]
@@ -45,7 +45,7 @@ class Term(NamedTuple):
   met: tuple[int, ...] = ()
   use: str = RETURNED
   place: str = ''
-  layered: bool | None = None
+  layered: bool = False
 
   @property
   def open(self) -> bool:

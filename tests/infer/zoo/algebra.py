@@ -346,6 +346,18 @@ def transposed_layer(p, x):
   return jax.linear_transpose(lambda y: y @ p['w'].T, y)(x)
 
 
+@program('bi', e='oh: looked up', s='i', w='Io')
+def chosen_inside_of_a_gradient(p, x):
+  """A layer only chooses rows in an energy: no gradient reaches it."""
+
+  def energy(x):
+    rows = p['e'][jnp.argmax(x @ p['w'], -1)]
+    return jnp.sum(jnp.tanh(x * p['s'])) + jnp.sum(jnp.tanh(rows))
+
+  value, grad = jax.value_and_grad(energy)(x)
+  return grad * value
+
+
 @program('bi', w='io! backward pass of a gradient only')
 def decoder_by_its_derivative(p, x):
   """Only a transposed product meets the data."""
@@ -382,6 +394,16 @@ def grouped_convolution_mapped_twice(p, x):
 def low_rank_kernel_of_one_output(p, x):
   """Data meet both sides: either factor could be the first layer."""
   return jnp.einsum('bih,ih->b', x, p['a'] @ p['b'])
+
+
+# Members have inputs of their own; their answers are bent, then added.
+line('bent_answers_added', 'ebi', w='eIo')(
+  lambda x, w: jnp.sum(jnp.tanh(jnp.einsum('ebi,eio->ebo', x, w)), 0)
+)
+# The largest answer of members with inputs of their own (maxout).
+line('largest_answer', 'ebi', w='eIo')(
+  lambda x, w: jnp.max(jnp.einsum('ebi,eio->ebo', x, w), 0)
+)
 
 
 @program('bi', g='Ie', w='eIh', v='eHo')

@@ -291,6 +291,14 @@ def literals(p, x):
 line('positions_on_an_input', 'ti', p='ti: added to an input', q='Ii')(
   lambda x, p, q: jax.nn.softmax((x @ q) @ (x + p).T)
 )
+# Data in a fixed window: places are not what a layer sums over.
+line('data_in_a_window', 'bi', w='Io')(
+  lambda x, w: (x[:, None] * np.hanning(5).astype('f')[:, None]) @ w
+)
+# A prompt is written over the first tokens.
+line('prompt_over_tokens', 'bti', p='b2i: joined with activations', w='Io')(
+  lambda x, p, w: lax.dynamic_update_slice(x, p, (0, 0, 0)) @ w
+)
 # Data choose where a learned vector stands in its place.
 line('masked_patches', 'bti', '#bt', m='i: scales activations', w='Io')(
   lambda x, kept, m, w: jnp.where(kept[..., None] > 0, x, m) @ w
