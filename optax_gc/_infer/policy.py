@@ -76,5 +76,6 @@ def layer(
   places = any(
     v == CONSTANT for i, v in enumerate(data.varies) if i not in taken
   )
+  # inputs/data_in_a_window: not only places.
   grid = places and all(entries)
   return f'{RESIZED}: {step.place}' if grid else ''
