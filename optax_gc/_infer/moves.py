@@ -51,7 +51,7 @@ def _broadcast(step: Step, term: Term) -> Term:
   (shape, *_), where = step.shapes, step.params['broadcast_dimensions']
   sizes = [_dims.size_of(dim) for dim in term.dims]
   gone = set(range(len(sizes))) - set(where)
-  # factors/diagonal_gain_of_outputs: one became many.
+  # kernels/demodulated_convolution: one became many.
   gone |= {d for k, d in enumerate(where) if shape[k] != sizes[d]}
   left = [i for i in range(len(sizes)) if i not in gone]
   inputs = any(_dims.label_of(dim) == X for dim in term.dims)

@@ -96,9 +96,9 @@ def _is_input(side: _Side, term: Term) -> bool:
   if term.has_input or not _terms.varies(term):
     return False
   # inputs/positions_resized_by_constants: a table is resized, then added;
-  # inputs/position_bias_of_a_network: it is bent, or a layer takes it;
-  # layers/layer_on_a_constant_state: there are no places.
+  # inputs/position_bias_of_a_network: it is bent, or a layer takes it.
   bias = term.use in (_terms.ADDED, _terms.RETURNED) and not term.layered
+  # layers/layer_on_a_constant_state: there are no places.
   return not bias or not any(side.partner.varies)
 
 

@@ -239,9 +239,9 @@ def gain_of_window_places(p, x):
   return _conv(x, (p['v'] / size * p['g']).T, ('NHC', 'HIO', 'NHC'))
 
 
-# A kernel of one output channel less its mean.
-line('standardised_convolution_of_one_output', 'bmmi', w='WWIx')(
-  lambda x, w: _conv(x, w - jnp.mean(w, (0, 1, 2), keepdims=True))
+# A kernel whose one output channel is a new axis, less its mean.
+line('standardised_convolution_of_one_output', 'bmmi', w='WWI')(
+  lambda x, w: _conv(x, w[..., None] - jnp.mean(w, 2)[..., None, None])
 )
 # A gain of two input axes, by a product without a contraction.
 line('gain_of_two_axes_by_einsum', 'bni', s='ni', w='NIo')(
