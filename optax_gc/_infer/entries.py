@@ -85,7 +85,15 @@ def _multiplied(step: Step, term: Term, k: int) -> Term:
   if step.enters(k):
     return _scales(step, term, k, data)
   if step.facts[k].data or any(data):
-    mark = C * step.facts[k].data
+    labels = list(map(_dims.label_of, term.dims))
+    kept = [i for i, label in enumerate(labels) if label & C]
+    weighed = (
+      step.facts[k].data
+      and not any(labels[i] for i in along)
+      and _facts.weighs(_spread(step, k), along, kept)
+    )
+    term = term._replace(weighed=term.weighed or weighed)
+    mark = C * (step.facts[k].data and not weighed)
 
     def label(i: int, old: int) -> int:
       return old | X * data[i] or mark * (i in along)
@@ -140,6 +148,12 @@ def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   owns = _owns(step, k)
   labels = list(map(_dims.label_of, term.dims))
   rows = list(zip(labels, data, owns, strict=True))
+  along = [i for i, own in enumerate(owns) if own and step.shape[i] > 1]
+  kept = [i for i, (n, _, own) in enumerate(rows) if n & C and not own]
+  partner = _spread(step, 1 - k) if len(step.facts) == 2 else []
+  if partner and not any(labels[i] for i in along):
+    if _facts.weighs(partner, along, kept):
+      return _terms.closed(step.shape, UNCLEAR, _policy.WEIGHED)
   # blocks/state_that_decays: what only outputs share is not yet a product.
   outputs = any(n & C and not d for n, d, _ in rows)
   # linen/attention_across: a norm's scale has no outputs of its own.

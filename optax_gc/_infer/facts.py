@@ -92,6 +92,19 @@ def spread(fact: Fact, shape: Sequence[int], to: Sequence[int]) -> list[int]:
   return [v if n == m else 0 for v, n, m in pairs]
 
 
+def weighs(
+  varies: Sequence[int], along: Sequence[int], kept: Sequence[int]
+) -> bool:
+  """Whether a vector `along` dimensions weighs what a kernel made of data.
+
+  It might be a gain of the kernel, or a layer on the result.
+  """
+  both = OTHER | WEIGHTS
+  outputs = any(varies[i] == WEIGHTS for i in kept)
+  # factors/number_after_the_product: it weighs nothing.
+  return outputs and {varies[i] & both for i in along} == {both}
+
+
 def _out(equation: Any) -> tuple[int, ...]:
   return _jaxpr.shape(equation.outvars[0])
 

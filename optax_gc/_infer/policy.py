@@ -10,6 +10,8 @@ from optax_gc._infer.terms import Term
 
 LATENT = 'a factor of a kernel or a layer on a learned input'
 ONE_EXAMPLE = f'{LATENT}: trace with two examples or more'
+# factors/gain_by_einsum_of_one_example, factors/gain_after_the_product.
+WEIGHED = 'weighed by a factor of it or by a layer on its result'
 EITHER = 'either factor of a product may meet the inputs first'
 MIXTURE = 'data weighs kernels, then meets their mixture'
 PICKED = 'rows that data picked are contracted with data'

@@ -109,6 +109,13 @@ def _layer(side: _Side, term: Term) -> Term:
   if why:
     return side.closed(UNCLEAR, why)
 
+  theirs = [e for e, _ in side.theirs]
+  vector = not side.mine and not side.batch
+  if vector and _facts.weighs(varies, [e for _, e in side.summed], theirs):
+    return side.closed(UNCLEAR, _policy.WEIGHED)
+  if side.summed:
+    term = _terms.complete(term)
+
   def shared(e: int, label: int) -> int:
     return X | C if label == X else met(label, varies[e], not side.summed)
 
@@ -123,6 +130,13 @@ def _layer(side: _Side, term: Term) -> Term:
 def _through(side: _Side, term: Term) -> Term:
   """An activation's cotangent: by way of a kernel it starts again."""
   varies, data = side.partner.varies, side.partner.data
+  summed, mine = [d for d, _ in side.summed], [d for d, _ in side.mine]
+  weighed = (
+    side.partner.kernel
+    and not (side.theirs or side.batch)
+    and _facts.weighs(side.me.varies, summed, mine)
+  )
+  term = _terms.complete(term)
 
   # algebra/experts_that_data_weigh.
   def after(brings: int, label: int) -> int:
@@ -131,12 +145,13 @@ def _through(side: _Side, term: Term) -> Term:
   return term._replace(
     dims=side.dims(
       term,
-      X if data else C,
+      0 if weighed else X if data else C,
       lambda e, label: after(varies[e], label),
       lambda label: after(0, label),
     ),
     ident=_dims.new_key(),
     layered=False,
+    weighed=weighed,
   )
 
 
@@ -239,8 +254,11 @@ def _kernel(
 
 
 def _reduced(step: Step, term: Term) -> list[Term | None]:
-  gone, given = step.params['axes'], iter(term.dims)
   fact = step.facts[0]
+  if fact.data:
+    # algebra/multiplied_experts_weighed_by_a_parameter.
+    term = _terms.complete(term)
+  gone, given = step.params['axes'], iter(term.dims)
   # algebra/largest_answer.
   bends = fact.data and step.name != 'reduce_sum'
   dims = (

@@ -38,6 +38,8 @@ class Term(NamedTuple):
     place: Where, in words: the primitive and the scope.
     layered: Whether a product above may be a layer's result, as it is bent or
       shares a bias.
+    weighed: Whether a vector weighs the value before the sum of that is said to
+      be over.
   """
 
   dims: tuple[Dim, ...]
@@ -46,6 +48,7 @@ class Term(NamedTuple):
   use: str = RETURNED
   place: str = ''
   layered: bool = False
+  weighed: bool = False
 
   @property
   def open(self) -> bool:
@@ -86,6 +89,14 @@ def as_output(term: Term, use: str, place: str) -> Term:
   if not term.open:
     return term
   return full([_dims.size_of(dim) for dim in term.dims], C, use, place)
+
+
+def complete(term: Term) -> Term:
+  """If a vector weighs it, it is a layer on a result: a sum came before."""
+  if not term.weighed:
+    return term
+  term = relabeled(term, lambda _, label: label or C)
+  return term._replace(weighed=False)
 
 
 def varies(term: Term) -> bool:
@@ -157,6 +168,7 @@ def signature(term: Term) -> tuple[object, ...]:
     tuple(tuple((f.size, f.label, f.region) for f in d) for d in term.dims),
     term.use,
     term.layered,
+    term.weighed,
   )
 
 

@@ -414,14 +414,14 @@ def experts_that_data_weigh(p, x):
   return jnp.sum(z * (x @ p['g'])[..., None], 1)
 
 
-@program('ebi', w='eIo', g='E')
+@program('ebi', w='eIo', g='e!')
 def experts_weighed_by_a_parameter(p, x):
-  """The weights of the experts' answers are a layer of one output on them."""
+  """They are a layer on the answers, or gains of the experts."""
   y = jnp.einsum('ebi,eio->ebo', x, p['w'])
   return jnp.sum(y * p['g'][:, None, None], 0)
 
 
-@program('ebi', w='eIo', g='E')
+@program('ebi', w='eIo', g='e!')
 def multiplied_experts_weighed_by_a_parameter(p, x):
   """The same by a multiplication, whose own sum comes first."""
   y = jnp.sum(x[..., None] * p['w'][:, None], 2)
@@ -441,8 +441,8 @@ def product_and_sum_before_scores(p, x):
   return jnp.einsum('bth,bsh->bts', q, q)
 
 
-# The same of one example.
-line('layer_of_one_output_after_a_layer', 'ni', v='N', w='nIh')(
+# The same of one example: `v` could be a gain of the kernel.
+line('layer_of_one_output_after_a_layer', 'ni', v='n!', w='nIh')(
   lambda x, v, w: jnp.einsum('nh,n->h', jnp.einsum('ni,nih->nh', x, w), v)
 )
 

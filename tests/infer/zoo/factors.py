@@ -44,16 +44,20 @@ line('singular_values', 'bi', a='h', u='Ih', v='Ho')(
 line('gain_of_a_factor', 'bi', a='i: scales a weight', u='Ih', v='Ho')(
   lambda x, a, u, v: x @ ((a[:, None] * u) @ v)
 )
+# `einsum('i,i,io->o', x, a, w)` multiplies data and kernel first.
+line('gain_by_einsum_of_one_example', 'i', a='i!', w='Io')(
+  lambda x, a, w: jnp.einsum('i,i,io->o', x, a, w)
+)
+# Data times kernel, times gains of inputs and outputs, then the sum.
+line('gain_after_the_product', 'bi', a='i!', b='o', w='Io')(
+  lambda x, a, b, w: jnp.sum(x[:, :, None] * w * a[:, None] * b, 1)
+)
+line('number_after_the_product', 'bi', s='1: scales activations', w='Io')(
+  lambda x, s, w: jnp.sum(x[:, :, None] * w * s, 1)
+)
 # `u` makes features of numbers; `v` is a layer on these.
 line('features_mixed', 'bi', u='ih: scales activations', v='Io')(
   lambda x, u, v: jnp.einsum('bih,io->bho', x[:, :, None] * u, v)
-)
-# The same with one output, by an `einsum` of three, and entry by entry.
-line('features_weighed', 'i', u='ih: scales activations', v='I')(
-  lambda x, u, v: jnp.einsum('i,ih,i->h', x, u, v)
-)
-line('features_weighed_and_summed', 'bi', u='ih: scales', v='I')(
-  lambda x, u, v: jnp.sum(x[:, :, None] * u * v[:, None], 1)
 )
 # Each number scales a vector of its own; a layer takes all entries.
 line('numbers_embedded', 'bi', e='ih: scales activations', w='[IH]o')(
