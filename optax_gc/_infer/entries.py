@@ -150,10 +150,10 @@ def _scales(step: Step, term: Term, k: int, data: list[bool]) -> Term:
   rows = list(zip(labels, data, owns, strict=True))
   along = [i for i, own in enumerate(owns) if own and step.shape[i] > 1]
   kept = [i for i, (n, _, own) in enumerate(rows) if n & C and not own]
-  partner = _spread(step, 1 - k) if len(step.facts) == 2 else []
-  if partner and not any(labels[i] for i in along):
-    if _facts.weighs(partner, along, kept):
-      return _terms.closed(step.shape, UNCLEAR, _policy.WEIGHED)
+  partner = _spread(step, 1 - k) if len(step.facts) == 2 else ()
+  summed = partner and not any(labels[i] for i in along)
+  if summed and _facts.weighs(partner, along, kept):
+    return _terms.closed(step.shape, UNCLEAR, _policy.WEIGHED)
   # blocks/state_that_decays: what only outputs share is not yet a product.
   outputs = any(n & C and not d for n, d, _ in rows)
   # linen/attention_across: a norm's scale has no outputs of its own.
