@@ -15,6 +15,7 @@ that a reader would think of, in the places that matter.
 """
 
 import argparse
+import collections
 from collections.abc import Iterator
 import concurrent.futures
 import contextlib
@@ -37,6 +38,16 @@ LIST, RESULTS, TABLE = (
 )
 COPIED = 'optax_gc', 'examples', 'tests', 'docs', 'README.md', 'pyproject.toml'
 SECONDS = 1800  # More than any file's tests take.
+HEAD = """# Mutants
+
+Written by `python -m tests.mutate`, which says what this is. Rows marked
+(older) were run with earlier forms of their module or its tests.
+
+{}, of {}.
+
+| outcome | where | change | first test to fail, or why none need |
+|---|---|---|---|
+"""
 
 
 class Mutant(NamedTuple):
@@ -66,13 +77,11 @@ class Mutant(NamedTuple):
 
 def mutants() -> list[Mutant]:
   """All in `mutants.toml`."""
-  found = []
-  for file, entry in tomllib.loads(LIST.read_text()).items():
-    for text, replacement, *excuse in entry['break']:
-      excuse = ''.join(excuse)
-      tests = tuple(entry['tests'])
-      found.append(Mutant(file, text, replacement, excuse, tests))
-  return found
+  return [
+    Mutant(file, text, replacement, ''.join(excuse), tuple(entry['tests']))
+    for file, entry in tomllib.loads(LIST.read_text()).items()
+    for text, replacement, *excuse in entry['break']
+  ]
 
 
 @contextlib.contextmanager
@@ -110,13 +119,12 @@ def run_tests(folder: pathlib.Path, tests: tuple[str, ...]) -> tuple[int, str]:
 
 def try_out(mutant: Mutant, killer: str) -> dict[str, object]:
   """Breaks a copy, runs the tests there, and says what came out."""
-  start = time.monotonic()
+  start, code = time.monotonic(), 0
   with copy() as folder:
     path = folder / mutant.file
     source = path.read_text()
     assert source.count(mutant.text) == 1
     path.write_text(source.replace(mutant.text, mutant.replacement))
-    code = 0
     if killer:
       code, printed = run_tests(folder, (killer,))
     if code != 1:  # It is not there any more, or does not notice.
@@ -140,14 +148,14 @@ def name(mutant: Mutant) -> str:
 
 def table(results: dict[str, dict[str, object]]) -> str:
   """The results in Markdown, survivors first, with what they are of."""
-  rows, counts = [], {}
+  rows, counts = [], collections.Counter()
   for mutant in mutants():
     result = results.get(name(mutant), {'outcome': 'not run', 'by': ''})
     outcome = str(result['outcome'])
     if outcome not in ('not run', 'killed') and mutant.excuse:
       outcome = 'survives as it may'
     stale = '' if result.get('key', mutant.key) == mutant.key else ' (older)'
-    counts[outcome] = counts.get(outcome, 0) + 1
+    counts[outcome] += 1
     change = ' → '.join(
       f'`{" ".join(text.split())}`'.replace('|', '\\|') if text else 'nothing'
       for text in (mutant.text, mutant.replacement)
@@ -157,20 +165,11 @@ def table(results: dict[str, dict[str, object]]) -> str:
     place = f'{mutant.file.removeprefix("optax_gc/")}:{mutant.line}'
     rows.append((outcome + stale, place, change, why))
   rows.sort(key=lambda row: row[0].startswith('killed'))
-  lines = [
-    '# Mutants',
-    '',
-    'Written by `python -m tests.mutate`, which says what this is. Rows marked',
-    '(older) were run with earlier forms of their module or its tests.',
-    '',
-    ', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items()))
-    + f', of {len(rows)}.',
-    '',
-    '| outcome | where | change | first test to fail, or why none need |',
-    '|---|---|---|---|',
-    *(f'| {" | ".join(row)} |' for row in rows),
-  ]
-  return '\n'.join(lines) + '\n'
+  said = ', '.join(
+    f'{count} {outcome}' for outcome, count in sorted(counts.items())
+  )
+  written = ''.join(f'| {" | ".join(row)} |\n' for row in rows)
+  return HEAD.format(said, len(rows)) + written
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 
+import chex
 import numpy as np
 import optax
 import pytest
@@ -60,6 +61,11 @@ def network(dropout=0.1):
   )
 
 
+def centralized(optimizer, model):
+  axes = optax_gc.keras.infer_weight_axes(model)
+  return optax_gc.keras.centralized(optimizer, axes)
+
+
 def fit(model, optimizer, epochs=2, **kwargs):
   loss = 'sparse_categorical_crossentropy'
   model.compile(optimizer, loss, **kwargs)
@@ -75,10 +81,12 @@ def values(model):
   return {key(v.path): np.asarray(v.value) for v in model.trainable_variables}
 
 
-def drift(model, before):
-  """The largest move of a weight vector's mean, and of any weight."""
-  after = values(model)
-  moved = {p: after[p] - before[p] for p in after}
+def drift(optimizer, wrap=centralized, **kwargs):
+  """The largest moves in training, of a weight vector's mean, of a weight."""
+  model = network()
+  before = values(model)
+  fit(model, wrap(optimizer, model), **kwargs)
+  moved = {p: after - before[p] for p, after in values(model).items()}
   means = max(
     abs(moved[p].mean(axes)).max() for p, axes in AXES.items() if axes
   )
@@ -111,22 +119,11 @@ def test_axes_of_a_model_that_does_not_know_its_inputs():
 
 @pytest.mark.parametrize('jit_compile', [True, False])
 def test_means_stay_where_they_were(jit_compile):
-  for axes_of, bound in (
-    (optax_gc.keras.infer_weight_axes, 1e-7),
-    (None, None),
-  ):
-    model = network()
-    before = values(model)
-    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
-    if axes_of is not None:
-      optimizer = optax_gc.keras.centralized(optimizer, axes_of(model))
-    fit(model, optimizer, jit_compile=jit_compile)
-    means, moved = drift(model, before)
+  for wrap in (centralized, lambda optimizer, model: optimizer):
+    sgd = keras.optimizers.SGD(0.1, momentum=0.9)
+    means, moved = drift(sgd, wrap, jit_compile=jit_compile)
     assert moved > 0.05
-    if bound is None:
-      assert means > 1e-3
-    else:
-      assert means < bound
+    assert means < 1e-7 if wrap is centralized else means > 1e-3
 
 
 @pytest.mark.parametrize('name', OPTIMIZERS)
@@ -143,32 +140,25 @@ def test_every_optimizer_steps_on_the_centralized_gradient(name):
   expected, _ = tx.update(grads, optax.EmptyState())
   ours.apply([grads[key(v.path)] for v in model.trainable_variables])
   plain.apply([expected[key(v.path)] for v in reference.trainable_variables])
-  for path, value in values(reference).items():
-    np.testing.assert_array_equal(values(model)[path], value, err_msg=path)
+  chex.assert_trees_all_equal(values(model), values(reference))
 
 
 def test_saved_and_loaded(tmp_path):
   model = network(0.0)  # A loaded dropout has other noise.
-  axes = optax_gc.keras.infer_weight_axes(model)
-  rmsprop = keras.optimizers.RMSprop(0.01)
-  fit(model, optax_gc.keras.centralized(rmsprop, axes), 1)
+  fit(model, centralized(keras.optimizers.RMSprop(0.01), model), 1)
   model.save(tmp_path / 'model.keras')
   loaded = keras.saving.load_model(tmp_path / 'model.keras')
   config = model.optimizer.get_config()
   assert loaded.optimizer.get_config()['weight_axes'] == config['weight_axes']
   saved = [a['reduction_axis'] for a in config['weight_axes']]
   assert saved == [list(AXES[p]) for p in values(model)]
-  for a, b in zip(
-    model.optimizer.variables, loaded.optimizer.variables, strict=True
-  ):
+  states = model.optimizer.variables, loaded.optimizer.variables
+  for a, b in zip(*states, strict=True):
     np.testing.assert_array_equal(a.value, b.value)
   for m in (model, loaded):
     keras.utils.set_random_seed(1)
     m.fit(X, Y, 8, epochs=1, verbose=0, shuffle=False)
-  for path, value in values(model).items():
-    np.testing.assert_allclose(
-      values(loaded)[path], value, rtol=1e-6, atol=1e-7
-    )
+  chex.assert_trees_all_close(values(loaded), values(model), atol=1e-7)
 
 
 def test_the_learning_rate_is_the_inner_optimizers():
@@ -184,33 +174,21 @@ def test_the_learning_rate_is_the_inner_optimizers():
 def test_mixed_precision_wraps_it():
   keras.config.set_dtype_policy('mixed_float16')
   try:
-    model = network()
-    before = values(model)
-    axes = optax_gc.keras.infer_weight_axes(model)
-    fit(model, optax_gc.keras.centralized(keras.optimizers.SGD(0.01), axes))
+    means, moved = drift(keras.optimizers.SGD(0.01))
   finally:
     keras.config.set_dtype_policy('float32')
-  means, moved = drift(model, before)
   assert moved > 1e-3
   assert means < 1e-6
 
 
-def test_two_variables_of_one_path_are_refused():
-  a, b = (keras.Variable(np.ones((2, 3)), name='w') for _ in range(2))
-  optimizer = optax_gc.keras.centralized(
-    keras.optimizers.SGD(0.1), {'w': optax_gc.WeightAxes(0)}
-  )
+def test_variables_that_do_not_fit_the_axes_are_refused_when_it_is_built():
+  axes = {'w': optax_gc.WeightAxes(0)}
+  optimizer = optax_gc.keras.centralized(keras.optimizers.SGD(0.1), axes)
+  same = [keras.Variable(np.ones((2, 3)), name='w') for _ in range(2)]
   with pytest.raises(ValueError, match=r'have the path .w.*apart'):
-    optimizer.build([a, b])
-
-
-def test_axes_of_other_variables_are_refused_when_it_is_built():
-  model = network()
-  optimizer = optax_gc.keras.centralized(
-    keras.optimizers.SGD(0.1), {'dense/kernel': optax_gc.WeightAxes(0)}
-  )
+    optimizer.build(same)
   with pytest.raises(ValueError, match='conv/kernel'):
-    optimizer.build(model.trainable_variables)
+    optimizer.build(network().trainable_variables)
 
 
 def test_the_page_runs():
@@ -235,5 +213,4 @@ def test_the_example_trains_both_arms_from_the_same_weights(tmp_path, capsys):
     train_keras.train(images, centralize, 0, seed=0)[0].get_weights()
     for centralize in (False, True)
   )
-  for a, b in zip(plain, ours, strict=True):
-    np.testing.assert_array_equal(a, b)
+  chex.assert_trees_all_equal(plain, ours)

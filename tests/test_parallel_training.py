@@ -22,13 +22,10 @@ SPECS = {
   'down': {'kernel': P(None, AXIS), 'bias': P(AXIS)},
 }
 WHOLE = P()
+OURS = optax_gc.optimizers
 OPTIMIZERS = {
-  'sgd': functools.partial(
-    optax_gc.optimizers.sgd, 0.1, momentum=0.9, weight_decay=1e-2
-  ),
-  'adam': functools.partial(
-    optax_gc.optimizers.adam, 0.01, where='update', eps=1e-3
-  ),
+  'sgd': functools.partial(OURS.sgd, 0.1, momentum=0.9, weight_decay=1e-2),
+  'adam': functools.partial(OURS.adam, 0.01, where='update', eps=1e-3),
 }
 
 
@@ -96,9 +93,8 @@ def fully_sharded(make, loss=loss_fn, specs=SPECS):
     make_step(tx, loss), donate_argnums=(0, 1), out_shardings=(shardings, None)
   )
   data = NamedSharding(mesh, P(AXIS))
-  final = loop(
-    step, params, jax.jit(tx.init)(params), lambda b: jax.device_put(b, data)
-  )
+  state = jax.jit(tx.init)(params)
+  final = loop(step, params, state, lambda b: jax.device_put(b, data))
   assert jax.tree.leaves(params)[0].is_deleted()
   return final
 
@@ -134,15 +130,10 @@ def explicit(make):
     return loss_fn(jax.tree.map(gather, params), x, y)
 
   with jax.set_mesh(mesh):
-    tx = make()
+    tx, data = make(), NamedSharding(mesh, P(AXIS))
     params = shard(mesh, initial(), SPECS)
-    data = NamedSharding(mesh, P(AXIS))
-    return loop(
-      jax.jit(make_step(tx, loss)),
-      params,
-      jax.jit(tx.init)(params),
-      lambda b: jax.device_put(b, data),
-    )
+    step, state = jax.jit(make_step(tx, loss)), jax.jit(tx.init)(params)
+    return loop(step, params, state, lambda b: jax.device_put(b, data))
 
 
 def shard_mapped(make):
@@ -163,11 +154,9 @@ def shard_mapped(make):
       params, state = make_step(tx, loss)(params, state, x, y)
     return params
 
-  return jax.jit(
-    compat.shard_map(
-      steps, mesh=make_mesh(), in_specs=(SPECS, P(AXIS)), out_specs=SPECS
-    )
-  )(initial(), [batch(i) for i in range(STEPS)])
+  specs = {'in_specs': (SPECS, P(AXIS)), 'out_specs': SPECS}
+  steps = compat.shard_map(steps, mesh=make_mesh(), **specs)
+  return jax.jit(steps)(initial(), [batch(i) for i in range(STEPS)])
 
 
 def _averaged(mapped):
@@ -176,12 +165,8 @@ def _averaged(mapped):
   def way(make):
     tx = make()
     mean = functools.partial(lax.pmean, axis_name=AXIS)
-    step = mapped(
-      make_step(tx, reduce=mean),
-      axis_name=AXIS,
-      in_axes=(None, None, 0, 0),
-      out_axes=None,
-    )
+    axes = {'in_axes': (None, None, 0, 0), 'out_axes': None}
+    step = mapped(make_step(tx, reduce=mean), axis_name=AXIS, **axes)
 
     def split(arrays):
       return [x.reshape(8, BATCH // 8, -1) for x in arrays]

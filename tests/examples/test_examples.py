@@ -64,22 +64,21 @@ def idx(array, code, dtype):
   return header + sizes + array.astype(dtype).tobytes()
 
 
-def write_idx_folder(folder, train=96, test=20, packed=True):
-  rng = np.random.default_rng(0)
-  for split, size in (('train', train), ('t10k', test)):
-    images = rng.integers(0, 256, (size, 12, 12))
-    labels = np.arange(size) % 10
-    for name, content in (
-      (f'{split}-images-idx3-ubyte', idx(images, 0x08, '>u1')),
-      (f'{split}-labels-idx1-ubyte', idx(labels, 0x08, '>u1')),
-    ):
-      if packed:
-        (folder / f'{name}.gz').write_bytes(gzip.compress(content))
-      else:
-        (folder / name).write_bytes(content)
+def write_idx_folder(folder, pack=gzip.compress):
+  rng, suffix = np.random.default_rng(0), '.gz' * (pack is gzip.compress)
+  for split, size in (('train', 96), ('t10k', 20)):
+    images, labels = rng.integers(0, 256, (size, 12, 12)), np.arange(size) % 10
+    for kind, array in (('images-idx3', images), ('labels-idx1', labels)):
+      path = folder / f'{split}-{kind}-ubyte{suffix}'
+      path.write_bytes(pack(idx(array, 0x08, '>u1')))
 
 
-@pytest.mark.parametrize('pack', [bytes, gzip.compress], ids=['plain', 'gzip'])
+packings = pytest.mark.parametrize(
+  'pack', [bytes, gzip.compress], ids=['plain', 'gzip']
+)
+
+
+@packings
 @pytest.mark.parametrize(
   ('code', 'dtype'),
   [(0x08, '>u1'), (0x09, '>i1'), (0x0B, '>i2'), (0x0C, '>i4'), (0x0D, '>f4')],
@@ -111,9 +110,9 @@ def test_damaged_idx_files_raise(tmp_path, content, message):
     data.read_idx(path)
 
 
-@pytest.mark.parametrize('packed', [True, False])
-def test_idx_folder(tmp_path, packed):
-  write_idx_folder(tmp_path, packed=packed)
+@packings
+def test_idx_folder(tmp_path, pack):
+  write_idx_folder(tmp_path, pack)
   images = data.load('fashion-mnist', tmp_path, train_size=50)
   assert images.train_images.shape == (50, 12, 12, 1)
   assert images.test_images.shape == (20, 12, 12, 1)
@@ -209,13 +208,11 @@ def test_batches_are_permutations_of_the_data():
 @pytest.mark.parametrize('optimizer', ['sgdm', 'adam'])
 def test_no_gc_arm_is_a_plain_optax_run(run, digits, optimizer):
   states, curves = train(run, optimizer, 'no GC')
-  seed = 1
+  seed, losses = 1, []
   model = networks.MLP((8, 8, 1), 10, nnx.Rngs(jax.random.key(seed)))
   graphdef, params, stats = nnx.split(model, nnx.Param, ...)
-  tx = {'sgdm': optax.sgd(0.1, momentum=0.9), 'adam': optax.adam(1e-3)}[
-    optimizer
-  ]
-  opt_state, losses = tx.init(params), []
+  plain = {'sgdm': optax.sgd(0.1, momentum=0.9), 'adam': optax.adam(1e-3)}
+  opt_state = (tx := plain[optimizer]).init(params)
 
   @jax.jit
   def loss_fn(params, stats, images, labels):
@@ -244,12 +241,10 @@ def test_gc_keeps_the_means_of_weight_vectors_under_momentum_sgd(run):
   drifts = {}
   for arm in ARMS:
     (state,), _ = train(run, 'sgdm', arm)
-    start = run.starts[0][1][0]
+    ends = kernels(run.starts[0][1][0]), kernels(state.params)
     drifts[arm] = max(
       abs((after - before).mean(1)).max()
-      for before, after in zip(
-        kernels(start), kernels(state.params), strict=True
-      )
+      for before, after in zip(*ends, strict=True)
     )
   assert drifts['gradient_centralization'] < 1e-7
   assert drifts['no GC'] > 1e-3
@@ -306,9 +301,9 @@ def test_a_diverged_arm_is_reported_as_such(tmp_path):
 def test_the_outcome_names_what_the_intervals_show():
   low = {'train_loss': np.array([[0.2], [0.3]]), 'test_accuracy': np.eye(2)}
   high = {**low, 'train_loss': np.array([[0.4], [0.5001]])}
-  more, same = np.array([[0.1], [0.1001]]), np.array([[1e-7], [1.1e-7]])
   higher, same = (
-    {**low, 'test_accuracy': np.eye(2) + by} for by in (more, same)
+    {**low, 'test_accuracy': np.eye(2) + np.array([[by], [1.001 * by]])}
+    for by in (0.1, 1e-7)
   )
   arms = {'adam': high, 'lion': higher, 'sgdm': same}  # The same in print.
   got = report.outcome({k: {'a': low, 'b': b} for k, b in arms.items()}, 'b')

@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,9 +66,8 @@ def test_the_device_makes_the_batches_that_the_host_makes(augment):
   # The last test batch is short, and filled up with what does not count.
   assert counts.tolist() == [[1] * 4, [1, 1, 1, 0]]
   kept = counts.reshape(-1) > 0
-  np.testing.assert_array_equal(
-    inputs.reshape(8, 5, 6, 2)[kept], images.test_images
-  )
+  inputs = inputs.reshape(8, 5, 6, 2)
+  np.testing.assert_array_equal(inputs[kept], images.test_images)
   np.testing.assert_array_equal(targets.reshape(-1)[kept], images.test_labels)
 
 
@@ -96,12 +96,8 @@ def test_an_epoch_as_one_program_trains_as_the_host_s_loop(config):
     assert curves.shape == (2, config.epochs)
     want = [*by_host.curves[measure], *other.curves[measure]]
     np.testing.assert_allclose(curves, want, rtol=1e-4, atol=1e-6)
-  for mine, theirs in zip(
-    jax.tree.leaves(together.params(0)),
-    jax.tree.leaves(by_host.params(0)),
-    strict=True,
-  ):
-    np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+  ends = together.params(0), by_host.params(0)
+  chex.assert_trees_all_close(*ends, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize('config', [RESNET, LANGUAGE], ids=['images', 'text'])
@@ -164,9 +160,8 @@ def test_seeds_that_do_not_fit_together_train_fewer_at_once(
 def test_units_of_several_seeds_keep_pairs_whole():
   experiment = at_size.AT_SIZE['at_size_group_norm']
   found = list(units(experiment, together=4))
-  assert [unit.seeds for unit in found[:5]] == 4 * [(0, 1, 2, 3)] + [
-    (4, 5, 6, 7)
-  ]
+  seeds = [unit.seeds for unit in found[:5]]
+  assert seeds == [*[(0, 1, 2, 3)] * 4, (4, 5, 6, 7)]
   runs_of = [(unit.config, seed) for unit in found for seed in unit.seeds]
   assert len(runs_of) == len(set(runs_of)) == 40
   for config, pair in runs.pairs(found):
@@ -179,11 +174,7 @@ def test_units_of_several_seeds_keep_pairs_whole():
 
 def stopped(monkeypatch, experiment, *arguments):
   """The message with which the program ends."""
-
-  def compiled(*_):
-    pytest.fail('compiled')
-
-  monkeypatch.setattr(runs.Runner, '_make', compiled)
+  monkeypatch.setattr(runs.Runner, '_make', pytest.fail)
   monkeypatch.setitem(cli.EXPERIMENTS, 'wrong_axes', experiment)
   with pytest.raises(SystemExit) as error:
     cli.main(['wrong_axes', *arguments])

@@ -92,6 +92,7 @@ class Missing(Exception):
 
 
 CASES: dict[str, Callable[[Sizes], Case]] = {}
+Register = Callable[[Callable[..., Any]], Any]  # A decorator of programs.
 
 
 def case(build: Callable[[Sizes], Case]) -> Callable[[Sizes], Case]:
@@ -116,12 +117,10 @@ def i32(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 # The letters of axes in `program`, in the order of the fields of `Sizes`.
-_LETTERS = dict(zip('btihondlewmv', Sizes._fields, strict=True))
+_LETTERS = 'btihondlewmv'
 
 
-def program(
-  *inputs: str, **leaves: str
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def program(*inputs: str, **leaves: str) -> Register:
   """Registers `fn(params, *inputs)` with shapes and axes given in words.
 
   A letter is an axis of the size of its name, a digit one of that size, `x` one
@@ -137,22 +136,20 @@ def program(
 
   def register(fn):
     def build(s: Sizes) -> Case:
-      words = {name: _LEAF.fullmatch(leaf) for name, leaf in leaves.items()}
-      assert all(words.values()), f'{fn.__name__} has a malformed leaf'
-      signs = {name: match[2] for name, match in words.items()}
-      axes = {name: _axes(match[1], s) for name, match in words.items()}
-      return Case(
-        fn,
-        {name: f32(*(size for size, _ in axes[name])) for name in leaves},
-        tuple(_input(shape, s) for shape in inputs),
-        {
-          name: tuple(i for i, (_, reduced) in enumerate(found) if reduced)
-          for name, found in axes.items()
-        },
-        reasons={name: match[3] for name, match in words.items() if match[3]},
-        unresolved=tuple(name for name in leaves if signs[name] == '!'),
-        maybe=tuple(name for name in leaves if signs[name] == '?'),
+      params, axes, reasons, signs = {}, {}, {}, {}
+      for name, leaf in leaves.items():
+        match = _LEAF.fullmatch(leaf)
+        assert match, f'{fn.__name__} has a malformed leaf'
+        found, signs[name] = _axes(match[1], s), match[2]
+        params[name] = f32(*(size for size, _ in found))
+        axes[name] = tuple(i for i, (_, reduced) in enumerate(found) if reduced)
+        if match[3]:
+          reasons[name] = match[3]
+      unresolved, maybe = (
+        tuple(name for name in leaves if signs[name] == sign) for sign in '!?'
       )
+      given = tuple(_input(shape, s) for shape in inputs)
+      return Case(fn, params, given, axes, reasons, unresolved, maybe)
 
     _register(fn, build)
     return fn
@@ -160,9 +157,7 @@ def program(
   return register
 
 
-def line(
-  name: str, *inputs: str, **leaves: str
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def line(name: str, *inputs: str, **leaves: str) -> Register:
   """As `program`, of a function of the inputs and of the leaves by name."""
 
   def register(expression):
@@ -178,7 +173,7 @@ def line(
 
 def layer_by(
   build: Callable[..., tuple[Callable[..., Any], Any, tuple[Any, ...]]],
-) -> Callable[..., Callable[[Callable[[Sizes], Any]], None]]:
+) -> Callable[..., Register]:
   """What registers layers: `layer(name, *inputs, axes)(lambda s: module)`.
 
   Args:
@@ -210,11 +205,9 @@ def _by_path(axes: Mapping[str, tuple[int, ...]], params: Any) -> dict:
   nothing = jax.tree.map(lambda _: None, params)
   found, idle = {}, set(axes)
   for row in optax_gc.summary(params, nothing):
-    for pattern in axes:
-      if fnmatch.fnmatchcase(row.path, pattern):
-        found[row.path] = axes[pattern]
-        idle.discard(pattern)
-        break
+    if fits := [x for x in axes if fnmatch.fnmatchcase(row.path, x)]:
+      found[row.path] = axes[fits[0]]
+      idle.discard(fits[0])
   assert not idle, f'{idle} fit none of the paths'
   return found
 
@@ -224,20 +217,15 @@ _LEAF = re.compile(r'([^:!? ]*)([:!?])? ?(.*)')
 
 def _axes(shape: str, s: Sizes) -> list[tuple[int, bool]]:
   """The size of every axis, and whether it is a reduction axis."""
-  tokens = re.findall(r'\[(.*?)\]|(.)', shape)
-  return [
-    (
-      math.prod(_size(n, s) for n in re.findall(r'\d+|\D', token)),
-      token != token.lower(),
-    )
-    for token in (group or letter for group, letter in tokens)
-  ]
+  tokens = [a or b for a, b in re.findall(r'\[(.*?)\]|(.)', shape)]
+  return [(_size(token, s), token != token.lower()) for token in tokens]
 
 
-def _size(part: str, s: Sizes) -> int:
-  if part.isdigit():
-    return int(part)
-  return 1 if part in 'xX' else getattr(s, _LETTERS[part.lower()])
+def _size(token: str, s: Sizes) -> int:
+  """Of a letter or a digit, or of the product of several."""
+  letters = dict(zip(_LETTERS, s, strict=True), x=1)
+  parts = re.findall(r'\d+|\D', token.lower())
+  return math.prod(int(x) if x.isdigit() else letters[x] for x in parts)
 
 
 def _input(shape: str, s: Sizes) -> Any:
