@@ -72,6 +72,13 @@ def test_an_uncovered_matrix_raises_unless_a_last_rule_covers_it():
   assert axes['a']['w'] == WeightAxes((), ())
 
 
+def test_a_rule_covers_whole_paths():
+  params = {'w': jnp.ones((2, 3)), 'w2': jnp.ones((2, 3))}
+  axes = match([('w', 0), ('w2', None)], params)
+  assert axes['w'].reduction_axis == (0,)
+  assert axes['w2'].reduction_axis == ()
+
+
 @pytest.mark.parametrize('read', [match, override])
 @pytest.mark.parametrize('rule', [('kernell', 0), ('bloc', None)])
 def test_a_rule_that_matches_no_leaf_raises(read, rule):

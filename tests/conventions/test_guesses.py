@@ -119,6 +119,9 @@ UNKNOWN = {
   'stacked': {'mlp': {'up': {'kernel': jnp.ones((3, 8, 16))}}},
   'stacked q_proj': {'attn': {'q_proj': {'kernel': jnp.ones((3, 8, 8))}}},
   'stacked conv1d': {'conv1d': {'kernel': jnp.ones((2, 3, 8, 8))}},
+  'convolution of rank 5': {'conv': {'kernel': jnp.ones((3, 3, 3, 4, 8))}},
+  'output alone': {'mlp': {'out': {'kernel': jnp.ones((2, 3, 4))}}},
+  'table of rank 4': {'embed': {'embedding': jnp.ones((2, 2, 3, 8))}},
   'experts': {'experts': {'wi': jnp.ones((4, 8, 16))}},
   'transposed': {'ConvTranspose_0': {'kernel': jnp.ones((3, 3, 8, 8))}},
   'cls_token': {'cls_token': jnp.ones((1, 1, 8)), 'w': jnp.ones((2, 2))},
@@ -140,11 +143,19 @@ def test_what_the_table_does_not_know_warns(name):
   assert any(row.guess for row in rows)
 
 
-def test_a_stack_of_experts_is_not_a_convolution():
-  for layer in ({'wi': jnp.ones((4, 8, 16))}, {'kernel': jnp.ones((4, 8, 16))}):
-    (axes,) = jax.tree.leaves(optax_gc.flax_weight_axes({'experts': layer}))
-    assert not axes.convolution
-    assert axes.guess
+@pytest.mark.parametrize(
+  ('layer', 'name'), [('experts', 'wi'), ('experts', 'kernel'), ('f', 'kernel')]
+)
+def test_a_stack_of_matrices_is_not_a_convolution(layer, name):
+  params = {layer: {name: jnp.ones((4, 8, 16))}}
+  (axes,) = jax.tree.leaves(optax_gc.flax_weight_axes(params))
+  assert not axes.convolution
+  assert axes.guess
+
+
+def test_numbers_in_a_path_are_not_a_layers_name():
+  params = {'conv': {'0': {'kernel': jnp.ones((3, 3, 4, 8))}}}
+  optax_gc.flax_weight_axes(params, strict=True)
 
 
 @pytest.mark.parametrize('name', ['kernel', 'codebook'])
@@ -154,6 +165,12 @@ def test_the_torch_convention_guesses_names_of_others(name):
     optax_gc.gc('torch').init(params)
   with pytest.raises(ValueError, match=f"'layer/{name}' of shape"):
     optax_gc.torch_weight_axes(params, strict=True)
+
+
+def test_the_torch_convention_guesses_square_transposed_convolutions():
+  layer = {'weight': jnp.ones((4, 4, 3)), 'bias': jnp.ones(4)}
+  with pytest.raises(ValueError, match='guessed by rank alone'):
+    optax_gc.torch_weight_axes({'conv_transpose': layer}, strict=True)
 
 
 def test_the_torch_convention_knows_equinox():
