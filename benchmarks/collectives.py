@@ -27,13 +27,25 @@ WAYS = ('jit', 'shard_map')
 PACKAGES = ('jax', 'jaxlib', 'optax', 'jax-cuda12-plugin', 'libtpu')
 
 
+def _update(programs, way):
+  """Centralization alone, of gradients split like the params."""
+  tx, specs = programs.centralization(way), programs.specs
+
+  def update(grads):
+    return tx.update(grads, tx.init(grads))[0]
+
+  if way == 'shard_map':
+    update = programs.spread(update, (specs,), specs)
+  return jax.jit(update).lower(programs.params).compile()
+
+
 def measure(platform, layout, way):
   """The counts of one layout in one way of spreading arrays."""
   devices = (
     jax.devices('cpu') if platform == 'cpu' else topologies.devices(platform)
   )
   programs = sharded_step.Programs(devices, layout)
-  update = programs.update(way)
+  update = _update(programs, way)
   plain, centralized = (programs.step(way, flag) for flag in (False, True))
   size = programs.gradient_bytes()
   memories = [p.memory_analysis() for p in (update, plain, centralized)]

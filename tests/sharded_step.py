@@ -4,6 +4,7 @@ The devices may be of a topology that is not at hand, as nothing is computed.
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -49,11 +50,8 @@ class Transformer(NamedTuple):
         'down': (self.layers, self.hidden, n),
       },
     }
-    return jax.tree.map(
-      lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
-      tree,
-      is_leaf=lambda x: isinstance(x, tuple),
-    )
+    struct = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    return jax.tree.map(struct, tree, is_leaf=lambda x: isinstance(x, tuple))
 
   def loss(self, params: Any, inputs: jax.Array, targets: jax.Array):
     """The mean cross-entropy of tokens ``(batch, length)``."""
@@ -146,20 +144,9 @@ class Programs:
     self.params = self._shaped(params, self.specs)
     self.batch = (self._shaped(tokens, P(ALL)),) * 2
 
-  def update(self, way: str) -> jax.stages.Compiled:
-    """Centralization alone, of gradients split like the params."""
-    tx = self._centralization(way)
-
-    def update(grads):
-      return tx.update(grads, tx.init(grads))[0]
-
-    if way == 'shard_map':
-      update = self._shard_map(update, (self.specs,), self.specs)
-    return jax.jit(update).lower(self.params).compile()
-
   def step(self, way: str, centralize: bool) -> jax.stages.Compiled:
     """A whole step of SGD with momentum, which overwrites params and state."""
-    gc = self._centralization(way) if centralize else optax.identity()
+    gc = self.centralization(way) if centralize else optax.identity()
     tx = optax.chain(gc, optax.sgd(0.1, momentum=0.9))
     is_manual = way == 'shard_map'
 
@@ -179,11 +166,9 @@ class Programs:
 
     if is_manual:
       specs = (self.specs, self.specs)
-      step = self._shard_map(step, (*specs, P(ALL), P(ALL)), specs)
-    shardings = jax.tree.map(lambda x: x.sharding, self.params)
-    step = jax.jit(
-      step, out_shardings=(shardings, shardings), donate_argnums=(0, 1)
-    )
+      step = self.spread(step, (*specs, P(ALL), P(ALL)), specs)
+    kept = (jax.tree.map(lambda x: x.sharding, self.params),) * 2
+    step = jax.jit(step, out_shardings=kept, donate_argnums=(0, 1))
     return step.lower(self.params, self.params, *self.batch).compile()
 
   def gradient_bytes(self) -> int:
@@ -193,14 +178,15 @@ class Programs:
       for x in jax.tree.leaves(self.params)
     )
 
-  def _centralization(self, way):
+  def centralization(self, way: str) -> optax.GradientTransformation:
+    """Which knows the specs where JAX does not."""
     specs = self.specs if way == 'shard_map' else None
     return optax_gc.gradient_centralization(self.axes, partition_specs=specs)
 
-  def _shard_map(self, fn, in_specs, out_specs):
-    return compat.shard_map(
-      fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs
-    )
+  def spread(self, fn, in_specs, out_specs):
+    """In `shard_map`, over the mesh."""
+    specs = {'in_specs': in_specs, 'out_specs': out_specs}
+    return compat.shard_map(fn, mesh=self.mesh, **specs)
 
   def _shaped(self, tree, specs):
     def shaped(x, spec):

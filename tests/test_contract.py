@@ -93,9 +93,6 @@ def test_flat_and_vmapped_over_seeds():
   state = jax.vmap(tx.init)(p)
   updates, _ = jax.vmap(tx.update)(g, state, p)
   for i in range(3):
-    own, _ = tx.update(
-      jax.tree.map(lambda x, i=i: x[i], g), tx.init(contract.params())
-    )
-    chex.assert_trees_all_close(
-      jax.tree.map(lambda x, i=i: x[i], updates), own, rtol=1e-5, atol=1e-6
-    )
+    mine, got = (jax.tree.map(lambda x, i=i: x[i], t) for t in (g, updates))
+    own, _ = tx.update(mine, tx.init(contract.params()))
+    chex.assert_trees_all_close(got, own, rtol=1e-5, atol=1e-6)

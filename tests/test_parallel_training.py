@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import optax_gc
-from tests import compat, hlo, sharded_step
+from tests import compat, contract, hlo, sharded_step
 
 STEPS, BATCH = 3, 32
 AXIS = 'data'
@@ -56,8 +56,7 @@ def loss_fn(params, x, y):
 def make_step(tx, loss=loss_fn, reduce=lambda grads: grads):
   def step(params, state, x, y):
     grads = reduce(jax.grad(loss)(params, x, y))
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
+    return contract.step(tx, grads, state, params)
 
   return step
 
@@ -97,14 +96,6 @@ def fully_sharded(make, loss=loss_fn, specs=SPECS):
   final = loop(step, params, state, lambda b: jax.device_put(b, data))
   assert jax.tree.leaves(params)[0].is_deleted()
   return final
-
-
-def checkpointed(make):
-  return fully_sharded(make, jax.checkpoint(loss_fn))
-
-
-def replicated(make):
-  return fully_sharded(make, specs=jax.tree.map(lambda s: WHOLE, SPECS))
 
 
 def accumulated(make):
@@ -159,32 +150,29 @@ def shard_mapped(make):
   return jax.jit(steps)(initial(), [batch(i) for i in range(STEPS)])
 
 
-def _averaged(mapped):
+def averaged(make, mapped):
   """Data parallel: each device has all arrays and a part of the batch."""
+  tx = make()
+  mean = functools.partial(lax.pmean, axis_name=AXIS)
+  axes = {'in_axes': (None, None, 0, 0), 'out_axes': None}
+  step = mapped(make_step(tx, reduce=mean), axis_name=AXIS, **axes)
 
-  def way(make):
-    tx = make()
-    mean = functools.partial(lax.pmean, axis_name=AXIS)
-    axes = {'in_axes': (None, None, 0, 0), 'out_axes': None}
-    step = mapped(make_step(tx, reduce=mean), axis_name=AXIS, **axes)
+  def split(arrays):
+    return [x.reshape(8, BATCH // 8, -1) for x in arrays]
 
-    def split(arrays):
-      return [x.reshape(8, BATCH // 8, -1) for x in arrays]
-
-    return loop(step, initial(), tx.init(initial()), split)
-
-  return way
+  return loop(step, initial(), tx.init(initial()), split)
 
 
+REPLICATED = jax.tree.map(lambda spec: WHOLE, SPECS)
 WAYS = {
   'fully sharded': fully_sharded,
-  'replicated': replicated,
-  'checkpointed': checkpointed,
+  'replicated': functools.partial(fully_sharded, specs=REPLICATED),
+  'checkpointed': lambda make: fully_sharded(make, jax.checkpoint(loss_fn)),
   'accumulated': accumulated,
   'explicit': explicit,
   'shard_map': shard_mapped,
-  'pmap': _averaged(jax.pmap),
-  'vmap': _averaged(jax.vmap),
+  'pmap': functools.partial(averaged, mapped=jax.pmap),
+  'vmap': functools.partial(averaged, mapped=jax.vmap),
 }
 
 

@@ -11,7 +11,7 @@ from tests import mutate
 
 ROOT = pathlib.Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / '.github/workflows').glob('*.yml'))
-MOST = 2.05  # Lines of tests for a line of the package; the aim is 2.
+MOST = 2.0  # Lines of tests for a line of the package.
 TEXTS = {path.name: path.read_text() for path in WORKFLOWS}
 
 

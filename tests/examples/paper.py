@@ -20,12 +20,10 @@ ARMS = {'no GC': MLP, 'GC': dataclasses.replace(MLP, centralize='gc')}
 
 
 def record(config=MLP, seed=0, loss=(1.0, 0.5), accuracy=(0.5, 0.8)):
-  curves = {
-    'train_loss': np.array(loss),
-    'train_accuracy': np.array(accuracy),
-    'test_loss': np.array(loss),
-    'test_accuracy': np.array(accuracy),
-  }
+  curves = {}
+  for part in ('train', 'test'):
+    curves[f'{part}_loss'] = np.array(loss)
+    curves[f'{part}_accuracy'] = np.array(accuracy)
   return records.make_record(
     'wrong_axes', config, seed, curves, seconds=1.0, cpu_seconds=1.0
   )

@@ -229,9 +229,8 @@ def test_no_gc_arm_is_a_plain_optax_run(run, digits, optimizer):
       updates, opt_state = tx.update(grads, opt_state, params)
       params = optax.apply_updates(params, updates)
       losses.append(loss)
-  np.testing.assert_allclose(
-    curves['train_loss'][seed, 1], np.mean(losses[-4:]), rtol=1e-4
-  )
+  got, want = curves['train_loss'][seed, 1], np.mean(losses[-4:])
+  np.testing.assert_allclose(got, want, rtol=1e-4)
   of_seed = jax.tree.map(lambda x: x[seed], states[0].params)
   for got, want in zip(kernels(of_seed), kernels(params), strict=True):
     np.testing.assert_allclose(got, want, atol=1e-4)

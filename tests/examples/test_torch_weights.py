@@ -20,6 +20,7 @@ TENSORS = {
   'part': (np.arange(6, dtype=np.float32), 4, (2,), (1,)),
   'count': (np.array([7], np.int64), 0, (), ()),
 }
+EMPTY_DICT = b'ccollections\nOrderedDict\n)R'
 
 
 def whole(content: bytes) -> bytes:
@@ -42,22 +43,13 @@ def tensor(key, storage, offset, shape, strides, is_zip) -> bytes:
   kind = {'f': b'FloatStorage', 'i': b'LongStorage'}[storage.dtype.kind]
   persistent = text('storage') + b'ctorch\n' + kind + b'\n' + text(key)
   persistent += text('cpu') + number(len(storage)) + (b'' if is_zip else b'N')
-  hooks = b'ccollections\nOrderedDict\n)R'
-  return (
-    b'ctorch._utils\n_rebuild_tensor_v2\n(('
-    + persistent
-    + b'tQ'
-    + number(offset)
-    + numbers(shape)
-    + numbers(strides)
-    + b'\x89'
-    + hooks
-    + b'tR'
-  )
+  content = b'ctorch._utils\n_rebuild_tensor_v2\n((' + persistent + b'tQ'
+  content += number(offset) + numbers(shape) + numbers(strides)
+  return content + b'\x89' + EMPTY_DICT + b'tR'
 
 
 def state_dict(tensors, is_zip) -> bytes:
-  content = b'ccollections\nOrderedDict\n)R('
+  content = EMPTY_DICT + b'('
   for name, (storage, *rest) in tensors.items():
     content += text(name) + tensor(f'of {name}', storage, *rest, is_zip)
   return whole(content + b'u')
@@ -112,18 +104,15 @@ def test_tensors_stay_in_their_storage(tmp_path, write, offset, shape, strides):
 
 @pytest.mark.parametrize('is_zip', [True, False])
 def test_a_file_that_would_run_something_is_refused(tmp_path, capfd, is_zip):
-  path, attack = (
-    tmp_path / 'weights.pth',
-    b'cos\nsystem\n(S"echo broken in"\ntR.',
-  )
+  path = tmp_path / 'weights.pth'
+  attack = b'cos\nsystem\n(S"echo broken in"\ntR.'
   if is_zip:
     with zipfile.ZipFile(path, 'w') as archive:
       archive.writestr('weights/data.pkl', attack)
   else:
     path.write_bytes(attack)
-  with pytest.raises(
-    (pickle.UnpicklingError, ValueError), match=r'uses os\.sys'
-  ):
+  refused = pickle.UnpicklingError, ValueError
+  with pytest.raises(refused, match=r'uses os\.sys'):
     torch_weights.read(path)
   assert 'broken in' not in capfd.readouterr().out
 
@@ -212,9 +201,7 @@ def test_the_head_may_stay(weights):
   norm = model.body.layer0.norm
   assert type(norm.mean) is nnx.BatchStat
   assert norm.var[...].max() > 1
-  with pytest.raises(
-    ValueError, match=r'classifier.1.weight gives \(1280, 1000'
-  ):
+  with pytest.raises(ValueError, match=r'classifier.1.weight gives \(1280'):
     torch_weights.load_mobilenet(model, weights)
 
 

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import optax_gc
+from tests import contract
 from tests.compat import enable_x64
 
 KERNELS = {'conv': (0, 1, 2), 'out': 0}
@@ -57,8 +58,7 @@ def train(tx, steps=60):
   def body(carry, _):
     params, state = carry
     value, grads = jax.value_and_grad(loss)(params, x, y)
-    updates, state = tx.update(grads, state, params)
-    return (optax.apply_updates(params, updates), state), value
+    return contract.step(tx, grads, state, params), value
 
   start = network()
   (end, _), losses = jax.jit(
@@ -110,8 +110,7 @@ def drift(tx, steps=60):
   def body(carry, t):
     params, state = carry
     grads = jax.tree.map(lambda p: jnp.cos(t + 3 * p) + 0.3, params)
-    updates, state = tx.update(grads, state, params)
-    return (optax.apply_updates(params, updates), state), None
+    return contract.step(tx, grads, state, params), None
 
   carry, _ = jax.lax.scan(body, (start, tx.init(start)), jnp.arange(steps))
   moved = jax.tree.map(jnp.subtract, carry[0], start)
