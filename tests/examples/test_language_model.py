@@ -7,9 +7,7 @@ import pytest
 
 from examples import text, transformer
 
-SMALL = transformer.Config(
-  length=8, layers=2, features=8, heads=2, hidden=16, vocabulary=256
-)
+SMALL = transformer.Config(length=8, layers=2, features=8, heads=2, hidden=16)
 
 
 def write(folder, sizes):

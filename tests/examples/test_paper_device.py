@@ -125,10 +125,6 @@ def test_bfloat16_computes_with_float32_params(config):
   assert floats == {jnp.dtype('float32')}
 
 
-def settings(out, **fields):
-  return runs.Settings(out, resident=True, **fields)
-
-
 @pytest.mark.replication
 def test_seeds_that_do_not_fit_together_train_fewer_at_once(
   tmp_path, monkeypatch
@@ -143,7 +139,8 @@ def test_seeds_that_do_not_fit_together_train_fewer_at_once(
 
   monkeypatch.setattr(device_loop.Loop, 'train', with_little_memory)
   config = dataclasses.replace(CNN, epochs=1)
-  runner = runs.Runner(settings(tmp_path, together=4), said.append)
+  settings = runs.Settings(tmp_path, resident=True, together=4)
+  runner = runs.Runner(settings, said.append)
   runner.run('a', [Unit(config, (0, 1, 2, 3))])
   assert sizes == [4, 2, 2]
   assert said == [
@@ -195,9 +192,7 @@ def test_a_run_is_not_paired_with_one_made_otherwise(
 ):
   recorded = dataclasses.replace(config, dtype=changes.pop('dtype', 'float32'))
   records.append(tmp_path / 'a.jsonl', [paper.record(recorded) | changes])
-  experiment = cli.EXPERIMENTS['wrong_axes']._replace(
-    panels={'a': Panel(arms(config, PAIR), 2)}
-  )
+  experiment = paper.fake({'a': Panel(arms(config, PAIR), 2)})
   said = stopped(monkeypatch, experiment, '--out', str(tmp_path))
   assert message in said
   assert 'Give another folder, --out' in said
@@ -258,9 +253,8 @@ def test_a_quick_try_is_written_beside_the_recorded_runs(arguments, folder):
 def test_piped_each_run_prints_a_line_and_an_interrupt_says_how_to_go_on(
   tmp_path, monkeypatch, capsys
 ):
-  experiment = cli.EXPERIMENTS['wrong_axes']._replace(
-    panels={'a': Panel(arms(dataclasses.replace(CNN, epochs=1), PAIR), 2)}
-  )
+  pair = arms(dataclasses.replace(CNN, epochs=1), PAIR)
+  experiment = paper.fake({'a': Panel(pair, 2)})
   monkeypatch.setitem(cli.EXPERIMENTS, 'wrong_axes', experiment)
   train = runs.Runner._train
 

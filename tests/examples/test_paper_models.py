@@ -126,10 +126,8 @@ def test_every_parameter_is_trained(name, options):
   def grad(params, rest, x):
     def loss(params):
       model = nnx.merge(graph, params, jax.tree.map(jnp.asarray, rest))
-      logits = model(x, True)
-      return -jax.nn.log_softmax(logits)[:, 0].mean(), nnx.state(
-        model, nnx.BatchStat
-      )
+      value = -jax.nn.log_softmax(model(x, True))[:, 0].mean()
+      return value, nnx.state(model, nnx.BatchStat)
 
     return jax.grad(loss, has_aux=True)(params)
 
@@ -149,9 +147,8 @@ def test_statistics_move_in_training_alone_and_by_a_tenth():
   run(model, images())
   np.testing.assert_array_equal(norm.mean[...], 0)
   run(model, images(), train=True)
-  np.testing.assert_allclose(
-    norm.mean[...], 0.1 * x.mean((0, 1, 2)), rtol=1e-5, atol=1e-7
-  )
+  tenth = 0.1 * x.mean((0, 1, 2))
+  np.testing.assert_allclose(norm.mean[...], tenth, rtol=1e-5, atol=1e-7)
 
 
 def test_group_normalization_ignores_the_rest_of_the_batch():
@@ -176,10 +173,8 @@ def test_standardized_kernels_have_mean_zero_and_deviation_one():
 
 
 def test_weight_standardization_forgets_scale_and_offset():
-  model, x = (
-    build('resnet8', width=4, depth=(1, 1), weight_standardization=True),
-    images(),
-  )
+  x, options = images(), {'width': 4, 'depth': (1, 1)}
+  model = build('resnet8', weight_standardization=True, **options)
   logits = run(model, x)
   conv = model.body.layer1.conv1.conv
   conv.kernel = nnx.Param(2 * conv.kernel[...] + jnp.arange(4.0))
@@ -190,20 +185,16 @@ def test_weight_standardization_forgets_scale_and_offset():
 
 @pytest.mark.parametrize(('groups', 'strides'), [(2, 1), (6, 2)])
 def test_convolutions_in_groups_are_those_of_xla(groups, strides):
-  make = layers.Layers(rngs=nnx.Rngs(0)).conv
-  conv = make(6, 6, 3, strides=strides, groups=groups)
+  made = layers.Layers(rngs=nnx.Rngs(0))
+  conv = made.conv(6, 6, 3, strides=strides, groups=groups)
   assert conv.kernel.shape == (3, 3, 6 // groups, 6)
   x = jax.random.normal(jax.random.key(0), (2, 7, 8, 6))
 
   def by_xla(kernel, x):
-    return jax.lax.conv_general_dilated(
-      x,
-      kernel,
-      (strides, strides),
-      [(1, 1), (1, 1)],
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      feature_group_count=groups,
-    )
+    options = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
+    options['feature_group_count'] = groups
+    given = x, kernel, (strides, strides), [(1, 1), (1, 1)]
+    return jax.lax.conv_general_dilated(*given, **options)
 
   graph, params = nnx.split(conv)
 
@@ -213,9 +204,8 @@ def test_convolutions_in_groups_are_those_of_xla(groups, strides):
 
   kernel = conv.kernel[...]
   for fn in (lambda f: f, lambda f: jax.grad(lambda *a: (f(*a) ** 2).sum())):
-    np.testing.assert_allclose(
-      fn(ours)(kernel, x), fn(by_xla)(kernel, x), rtol=1e-4, atol=1e-4
-    )
+    got, want = fn(ours)(kernel, x), fn(by_xla)(kernel, x)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 def test_strided_windows_are_centered_as_in_the_published_networks():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -17,19 +18,13 @@ from examples.data import clipart
 from examples.paper import cli, records, results, tasks, torch_weights, training
 from examples.paper.config import Config
 from examples.paper.experiments import EXPERIMENTS
-from examples.paper.panels import Experiment, Panel
+from examples.paper.panels import Experiment, Panel, units
 from tests.examples.paper import CNN, IMAGES, MLP, TEXT
 
 pytestmark = pytest.mark.replication
 
-BLOCKS = {
-  'resnet18': 4,
-  'resnet50': 4,
-  'resnet101': 4,
-  'resnext29': 3,
-  'densenet121': 4,
-  'mobilenetv2': 7,
-}
+BLOCKS = {'resnext29': 3, 'densenet121': 4, 'mobilenetv2': 7}
+BLOCKS |= dict.fromkeys(('resnet18', 'resnet50', 'resnet101'), 4)
 SECONDS = 600  # A limit: a process takes some ten on a free machine.
 
 
@@ -91,18 +86,16 @@ def pictures(tmp_path_factory):
 def networks():
   """Every network of the experiments, small."""
   found = {}
-  for experiment in EXPERIMENTS.values():
-    for panel in experiment.panels.values():
-      for config in panel.arms.values():
-        small = tiny(config)
-        kept = {'model': config.model, 'norm': config.norm}
-        kept['weight_standardization'] = config.weight_standardization
-        if config.data == 'clipart':
-          kept |= {'data': 'clipart', 'pixels': 32}
-        if config.model in BLOCKS:
-          kept['depth'] = (1,) * BLOCKS[config.model]
-        small = dataclasses.replace(small, **kept)
-        found[tasks.essence(small)] = small
+  for unit in itertools.chain(*map(units, EXPERIMENTS.values())):
+    config = unit.config
+    kept = {'model': config.model, 'norm': config.norm}
+    kept['weight_standardization'] = config.weight_standardization
+    if config.data == 'clipart':
+      kept |= {'data': 'clipart', 'pixels': 32}
+    if config.model in BLOCKS:
+      kept['depth'] = (1,) * BLOCKS[config.model]
+    small = dataclasses.replace(tiny(config), **kept)
+    found[tasks.essence(small)] = small
   return found.values()
 
 
@@ -136,11 +129,8 @@ def test_arms_share_initial_weights_order_and_augmentation(base):
 
 
 def test_vmapped_seeds_train_as_alone():
-  together = train(MLP, (0, 1))
-  alone = train(MLP, (1,))
-  np.testing.assert_allclose(
-    together['train_loss'][1], alone['train_loss'][0], rtol=1e-4
-  )
+  (_, got), (want,) = (train(MLP, s)['train_loss'] for s in ((0, 1), (1,)))
+  np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
 def test_fine_tuning_starts_from_imagenet_but_for_the_head(pictures):

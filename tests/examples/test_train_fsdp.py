@@ -32,9 +32,8 @@ def folder(tmp_path):
 def config(folder, **settings):
   small = {'steps': 12, 'batch_size': 16, 'checkpoint_every': 5}
   small |= {'learning_rate': 1e-2, 'model': SMALL, 'data_dir': folder}
-  return train_fsdp.Config(
-    **(small | {'out': folder.parent / 'out'} | settings)
-  )
+  small['out'] = folder.parent / 'out'
+  return train_fsdp.Config(**small | settings)
 
 
 def losses(out):

@@ -10,12 +10,14 @@ downloaded: random or abstract initial values do.
 """
 
 from collections.abc import Callable
+import functools
 import importlib
 import importlib.util
 import re
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Rule = tuple[str, tuple[int, ...], str]
 
@@ -50,6 +52,16 @@ MODELS: dict[str, Entry] = {}
 
 def installed(package: str) -> bool:
   return importlib.util.find_spec(package) is not None
+
+
+def add_model(package: str, name: str, build, *args: Any, **options: Any):
+  """Of a package, the model that is built of the arguments."""
+  build = functools.partial(build, *args, **options)
+  MODELS[f'{package}/{name}'] = Entry(package, build)
+
+
+def struct(*shape: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def shapes(tree: Any) -> Any:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from tests.infer.third_party import MODELS, Entry, Model
+from tests.infer.third_party import Model, add_model, struct
 
 _RULES = (
   (
@@ -16,8 +16,13 @@ _RULES = (
 )
 
 
-def _key():
-  return jax.eval_shape(lambda: jax.random.PRNGKey(0))
+def _model(net, *inputs):
+  params = jax.eval_shape(net.init_weights, jax.random.PRNGKey(0))
+
+  def fn(params, *inputs):
+    return net.apply({'params': params}, *inputs).sample
+
+  return Model(fn, params, inputs, _RULES)
 
 
 def unet():
@@ -34,30 +39,16 @@ def unet():
     down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D'),
     up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
   )
-  params = jax.eval_shape(net.init_weights, _key())
-  inputs = (
-    jax.ShapeDtypeStruct((2, 4, 8, 8), jnp.float32),
-    jax.ShapeDtypeStruct((2,), jnp.int32),
-    jax.ShapeDtypeStruct((2, 5, 24), jnp.float32),
-  )
-  return Model(
-    lambda p, *inputs: net.apply({'params': p}, *inputs).sample,
-    params,
-    inputs,
-    _RULES,
-  )
+  times = struct(2, dtype=jnp.int32)
+  return _model(net, struct(2, 4, 8, 8), times, struct(2, 5, 24))
 
 
 def autoencoder():
   from diffusers.models.vae_flax import FlaxAutoencoderKL
 
   net = FlaxAutoencoderKL(block_out_channels=(32,), sample_size=8)
-  params = jax.eval_shape(net.init_weights, _key())
-  x = jax.ShapeDtypeStruct((2, 3, 8, 8), jnp.float32)
-  return Model(
-    lambda p, x: net.apply({'params': p}, x).sample, params, (x,), _RULES
-  )
+  return _model(net, struct(2, 3, 8, 8))
 
 
-for _build in (unet, autoencoder):
-  MODELS[f'diffusers/{_build.__name__}'] = Entry('diffusers', _build)
+add_model('diffusers', 'unet', unet)
+add_model('diffusers', 'autoencoder', autoencoder)

@@ -1,11 +1,9 @@
 """Flows of `flowjax`, which are Equinox modules."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
-from tests.infer.third_party import MODELS, Entry, Model, shapes
+from tests.infer.third_party import Model, add_model, shapes, struct
 
 
 def _flow(name, rules, **kwargs):
@@ -24,11 +22,7 @@ def _flow(name, rules, **kwargs):
     flow = paramax.unwrap(eqx.combine(params, static))
     return flow.log_prob(x, condition)
 
-  inputs = (
-    jax.ShapeDtypeStruct((4, 5), jnp.float32),
-    jax.ShapeDtypeStruct((4, 3), jnp.float32),
-  )
-  return Model(fn, shapes(params), inputs, rules)
+  return Model(fn, shapes(params), (struct(4, 5), struct(4, 3)), rules)
 
 
 # Layers of a flow are stacked by `vmap` and run by a scan: axis 0.
@@ -36,8 +30,6 @@ _LAYERS = (
   (r'.*/layers/\d/weight(/args/1)?', (2,), 'stacked Equinox (out, in)'),
   (r'.*/(bias|loc)', (), 'a bias'),
 )
-
-
 _SPLINE = (
   *_LAYERS,
   (r'.*/(x_pos|y_pos|derivatives)/.*', (), 'knots of a spline'),
@@ -45,11 +37,7 @@ _SPLINE = (
   (r'.*/triangular/scale/.*', (), 'its gains, (out, 1)'),
   (r'.*/module/weight', (2,), 'the condition, (out, in)'),
 )
-for _name, _rules, _options in (
-  ('coupling_flow', _LAYERS, {'nn_width': 7}),
-  ('masked_autoregressive_flow', _LAYERS, {'nn_width': 7}),
-  ('triangular_spline_flow', _SPLINE, {}),
-):
-  MODELS[f'flowjax/{_name}'] = Entry(
-    'flowjax', functools.partial(_flow, _name, _rules, **_options)
-  )
+for _name in ('coupling_flow', 'masked_autoregressive_flow'):
+  add_model('flowjax', _name, _flow, _name, _LAYERS, nn_width=7)
+_name = 'triangular_spline_flow'
+add_model('flowjax', _name, _flow, _name, _SPLINE)

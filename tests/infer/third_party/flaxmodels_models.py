@@ -1,11 +1,8 @@
 """The package `flaxmodels`: linen ports of well-known models."""
 
-import functools
-
 import jax
-import jax.numpy as jnp
 
-from tests.infer.third_party import MODELS, Entry, Model
+from tests.infer.third_party import Model, add_model, struct
 
 _RULES = (
   (r'(.*/)?[Cc]onv.*/kernel', (0, 1, 2), 'a conv (*window, in, out)'),
@@ -19,12 +16,10 @@ def _build(name, size, train):
   net = getattr(flaxmodels, name)(
     pretrained=None, num_classes=10, normalize=False, output='logits'
   )
-  x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+  x = struct(2, size, size, 3)
   key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
-  variables = dict(
-    jax.eval_shape(lambda k, x: net.init(k, x, train=train), key, x)
-  )
-  params = variables.pop('params')
+  init = jax.eval_shape(lambda k, x: net.init(k, x, train=train), key, x)
+  params = (variables := dict(init)).pop('params')
 
   def fn(params, state, key, x):
     variables = {'params': params, **state}
@@ -34,8 +29,5 @@ def _build(name, size, train):
   return Model(fn, params, (variables, key, x), _RULES)
 
 
-_NETS = {'vgg_16': ('VGG16', 224, False), 'resnet_18': ('ResNet18', 64, True)}
-for _name, _options in _NETS.items():
-  MODELS[f'flaxmodels/{_name}'] = Entry(
-    'flaxmodels', functools.partial(_build, *_options)
-  )
+add_model('flaxmodels', 'vgg_16', _build, 'VGG16', 224, False)
+add_model('flaxmodels', 'resnet_18', _build, 'ResNet18', 64, True)

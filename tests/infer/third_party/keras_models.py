@@ -6,10 +6,7 @@ A tree of params is a dict by the variables' paths, and the program is
 
 import os
 
-import jax
-import jax.numpy as jnp
-
-from tests.infer.third_party import MODELS, Entry, Model, shapes
+from tests.infer.third_party import Model, add_model, shapes, struct
 
 os.environ.setdefault('KERAS_BACKEND', 'jax')
 
@@ -50,9 +47,9 @@ def _application(name, size=32, **kwargs):
     net = getattr(keras.applications, name)(
       weights=None, input_shape=(size, size, 3), classes=10, **kwargs
     )
-    return _model(net, jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32))
+    return _model(net, struct(2, size, size, 3))
 
-  MODELS[f'keras/{name}'] = Entry('keras', build)
+  add_model('keras', name, build)
 
 
 _application('MobileNetV2', alpha=0.35)
@@ -70,9 +67,9 @@ def _stack(*rules, shape=(12, 8), dtype='float32'):
 
       inputs = keras.Input(shape, dtype=dtype)
       net = keras.Model(inputs, layers_on(keras.layers, inputs))
-      return _model(net, jax.ShapeDtypeStruct((2, *shape), dtype), *rules)
+      return _model(net, struct(2, *shape, dtype=dtype), *rules)
 
-    MODELS[f'keras/{layers_on.__name__}'] = Entry('keras', build)
+    add_model('keras', layers_on.__name__, build)
 
   return register
 
