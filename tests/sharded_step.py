@@ -124,13 +124,7 @@ def partition(params: Any, axes: Any, mesh: Mesh, layout: str) -> Any:
 
 
 class Programs:
-  """Programs for one mesh and layout.
-
-  Args:
-    devices: Those of the mesh, an even number.
-    layout: One of `LAYOUTS`.
-    network: The transformer.
-  """
+  """Programs for a mesh of an even number of devices and one of `LAYOUTS`."""
 
   def __init__(self, devices, layout, network=LARGE):
     self.mesh = make_mesh(devices)

@@ -41,9 +41,8 @@ def test_files_exist(page):
   links = re.findall(r'\]\((?!http)([^)#\s]+)', text)
   for link in links:
     assert (ROOT / page).parent.joinpath(link).exists(), link
-  for path in re.findall(
-    r'`((?:examples|benchmarks|tests|docs)/[\w./]+)', text
-  ):
+  paths = re.findall(r'`((?:examples|benchmarks|tests|docs)/[\w./]+)', text)
+  for path in paths:
     assert (ROOT / path).exists(), path
   modules = re.findall(r'python -m ((?:examples|tests)(?:\.\w+)*)', text)
   modules += re.findall(r'python -m (benchmarks [a-z_]+)', text)

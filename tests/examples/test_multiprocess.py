@@ -55,18 +55,12 @@ def free_port():
 def run(out, logs, processes, victim=None, last_step=-1):
   """Runs the example to its end; returns exit codes and all that was printed.
 
-  Args:
-    out: The folder of its checkpoints.
-    logs: A new folder for what the processes print.
-    processes: How many; four devices are shared out among them.
-    victim: The process that is killed.
-    last_step: The step after which it is.
+  Four devices are shared out among the processes, which print to the new folder
+  `logs`. The victim is killed after its last step.
   """
   logs.mkdir()
-  environment = os.environ | {
-    'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "examples"}',
-    'JAX_PLATFORMS': 'cpu',
-  }
+  path = f'{ROOT}{os.pathsep}{ROOT / "examples"}'
+  environment = os.environ | {'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu'}
   address = f'localhost:{free_port()}'
   running = []
   try:
