@@ -229,6 +229,10 @@ def test_what_has_no_weight_vectors_passes_through_untouched():
     assert after is before
 
 
+def test_what_is_left_alone_as_given_needs_no_warning():
+  optax_gc.gc({'w': None}).init({'w': jnp.ones((2, 3))})
+
+
 def test_a_single_array_is_a_tree():
   g = jnp.arange(6.0).reshape(3, 2)
   got = update(optax_gc.gc(optax_gc.WeightAxes(1)), g)

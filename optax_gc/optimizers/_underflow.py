@@ -35,14 +35,13 @@ def zero_where_undefined(
   ) -> tuple[Any, Any]:
     updates, state = direction.update(updates, state, params)
 
-    def defined(u: Any, m: Any, v: Any) -> Any:
+    def defined(u: Any, v: Any) -> Any:
       if u is None or jnp.finfo(u.dtype).nexp > 5:  # Epsilon is not zero.
         return u
-      divides = jnp.isinf(u) | (jnp.isnan(u) & (m == 0))
-      return jnp.where((v == 0) & divides, jnp.zeros_like(u), u)
+      return jnp.where((v == 0) & ~jnp.isfinite(u), jnp.zeros_like(u), u)
 
     updates = jax.tree.map(
-      defined, updates, state.mu, state.nu, is_leaf=lambda x: x is None
+      defined, updates, state.nu, is_leaf=lambda x: x is None
     )
     return updates, state
 
