@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib.figure
 import numpy as np
+import scipy.stats
 
 from examples import report
 from examples.paper.records import Record
@@ -127,7 +128,7 @@ def draw_factors(
     figsize=(12, max(3, 1.2 + 0.42 * len(factors))), layout='constrained'
   )
   accuracy, loss, both = figure.subplots(1, 3)
-  for measure, axes in ((TEST_ACCURACY, accuracy), (TRAIN_LOSS, loss)):
+  for measure, axes in ((TRAIN_LOSS, loss), (TEST_ACCURACY, accuracy)):
     compared = report.last_epoch(found, measure)
     for (name, arms), (norm, factor) in zip(
       compared.items(), names, strict=True
@@ -147,6 +148,7 @@ def draw_factors(
     axes.set_yticks(range(len(factors)), factors if axes is accuracy else [])
     axes.set_xlabel(f'{measure.title}: GC minus no GC')
     axes.grid(alpha=0.3)
+  both.set_title(_rank_correlation(compared, shares))
   both.axhline(0, color='black', linewidth=0.8)
   both.set_xlabel('energy of the gradient that GC removes, %')
   both.set_ylabel(f'{TEST_ACCURACY.title}: GC minus no GC')
@@ -155,6 +157,21 @@ def draw_factors(
     loss.plot([], [], 'os'[i], color=f'C{i}', label=norm)
   loss.legend(fontsize=8)
   figure.savefig(path, dpi=DPI)
+
+
+def _rank_correlation(
+  compared: dict[str, dict[str, report.Comparison]], shares: dict[str, float]
+) -> str:
+  """Spearman's, of what GC removes and what it gains, in words."""
+  pairs = [
+    (shares[name], list(arms.values())[-1].difference)
+    for name, arms in compared.items()
+    if name in shares
+  ]
+  if len(pairs) < 3:
+    return ''
+  rank = scipy.stats.spearmanr(*zip(*pairs, strict=True)).statistic
+  return f'rank correlation {rank:.2f}, {len(pairs)} pairs'
 
 
 def draw_gradients(paired: report.Results, path: Path) -> None:
