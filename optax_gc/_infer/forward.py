@@ -90,6 +90,7 @@ class Reader:
       operands[constants:first],
       rows,
     )
+    # structure/kernels_that_a_loop_stacks: they are not repeated.
     stacked = [
       fact._replace(varies=(fact.made & (OTHER | WEIGHTS), *fact.varies))
       for fact in results[carried:]

@@ -70,7 +70,7 @@ def judge(shape: Sequence[int], terms: Terms) -> WeightAxes:
   if len(choices) > 1:
     *most, last = map(str, sorted(choices))
     return _undecided(f'used with axes {", ".join(most)} and {last}')
-  axes = max((axes for axes, term in claims if term in uses), key=len)
+  axes, _ = _axes(uses[0])
   short = _incomplete(shape, axes, uses)
   if short is not None:
     return _undecided(f'part of axis {short} is contracted: {uses[0].place}')

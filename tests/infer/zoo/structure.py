@@ -372,6 +372,13 @@ def scan_carry_turns(p, x):
   return lax.scan(step, (p['w'], x), length=3)[0][1]
 
 
+@program('bi', w='lIh', v='Ho')
+def kernels_that_a_loop_stacks(p, x):
+  """A loop rescales kernels, which a layer and a shared factor then meet."""
+  _, w = lax.scan(lambda c, w: (c, 2 * w), 0, p['w'])
+  return jnp.einsum('bi,lio->blo', x, jnp.einsum('lih,ho->lio', w, p['v']))
+
+
 @program('bi', w='lIo')
 def scan_returns_weights(p, x):
   """The loop hands out the kernels that it was given, as stacked results."""
