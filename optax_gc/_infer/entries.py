@@ -87,16 +87,15 @@ def _multiplied(step: Step, term: Term, k: int) -> Term:
   if step.facts[k].data or any(data):
     labels = list(map(_dims.label_of, term.dims))
     kept = [i for i, label in enumerate(labels) if label & C]
-    weighed = (
-      step.facts[k].data
-      and not any(labels[i] for i in along)
-      and _facts.weighs(_spread(step, k), along, kept)
-    )
-    term = term._replace(weighed=term.weighed or weighed)
-    mark = C * (step.facts[k].data and not weighed)
+    # algebra/two_kernels_multiplied_in_one_sum: they may have outputs, too.
+    later = [i for i in along if not labels[i]]
+    scales = [i for i in along if step.facts[k].data]
+    if _facts.weighs(_spread(step, k), later, kept) and scales:
+      term = term._replace(weighed=True)
+      scales = [i for i in scales if labels[i]]
 
     def label(i: int, old: int) -> int:
-      return old | X * data[i] or mark * (i in along)
+      return old | X * data[i] or C * (i in scales)
 
     return _terms.relabeled(term, label)._replace(ident=_dims.new_key())
   number = any(fact.data for fact in step.facts)

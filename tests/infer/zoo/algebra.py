@@ -59,6 +59,16 @@ def product_along_an_axis_of_one_element(p, x):
 line('scaled_product_in_one_sum', 'bi', s='o', w='Io')(
   lambda x, s, w: jnp.sum(x[:, :, None] * w * s, 1)
 )
+# Two kernels, multiplied after the data.
+line('two_kernels_multiplied_in_one_sum', 'bi', u='Io', w='Io')(
+  lambda x, u, w: jnp.sum(x[:, :, None] * u * w, 1)
+)
+# The edges of a published KAN, masked: the spline is a sum of its own.
+line('scaled_edges', 'bi', 'bih', m='Io', u='Io', v='Io', w='ioH')(
+  lambda x, z, m, u, v, w: jnp.sum(
+    m * (u * x[:, :, None] + v * jnp.einsum('bih,ioh->bio', z, w)), 1
+  )
+)
 # Two layers in one leaf, whose results data weigh.
 line('halves_gated_apart', 'bi', 'bo', w='[2i]o' + _PART)(
   lambda x, z, w: z * (x @ w[: len(x.T)]) + (1 - z) * (x @ w[len(x.T) :])
