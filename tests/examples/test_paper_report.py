@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 import numpy as np
 import pytest
 
-from examples.paper import cli, pages, records, results
+from examples import report
+from examples.paper import cli, figures, pages, records, results
 from examples.paper.config import from_dict, key
 from examples.paper.experiments import EXPERIMENTS
 from examples.paper.panels import Panel, units
@@ -188,3 +189,15 @@ def test_statistics_make_no_comparison_of_their_own(out, tmp_path):
   page = written(tmp_path, experiments, records.read(out))
   row = next(r for r in page.splitlines() if r.startswith('| GC | '))
   assert row == '| GC | 0 | 0 | 1 | 0 | 0 | 1 |'
+
+
+def test_the_rank_correlation_of_what_is_removed_and_gained():
+  seeds = np.arange(3.0)
+  gains = {'a': 1, 'b': 2, 'c': 4, 'd': 3}
+  compared = {
+    k: {'GC': report.compare(seeds + v, seeds)} for k, v in gains.items()
+  }
+  shares = {'a': 0.1, 'b': 0.2, 'c': 0.3, 'd': 0.4}
+  said = figures._rank_correlation(compared, shares)
+  assert said == 'rank correlation 0.80, 4 pairs'
+  assert not figures._rank_correlation(compared, {'a': 0.1, 'b': 0.2})
