@@ -17,9 +17,9 @@ import pathlib
 import jax
 import rich.progress
 
-from benchmarks.lib import topologies
+from benchmarks.lib import sharded_step, topologies
 from benchmarks.lib.machine import RESULTS, begun, versions
-from tests import hlo, sharded_step
+from tests import hlo
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs/data/sharding_tables.md'
 PLATFORMS = ('cpu', 'h100x4', 'v5e-2x2')
