@@ -13,9 +13,9 @@ else:
   from jax.experimental import enable_x64  # noqa: F401
 
 if hasattr(jax, 'shard_map'):
-  shard_map = jax.shard_map
+  _shard_map = jax.shard_map
 else:
-  from jax.experimental.shard_map import shard_map  # noqa: F401
+  from jax.experimental.shard_map import shard_map as _shard_map
 
 partition = getattr(optax, 'partition', None) or optax.multi_transform
 
@@ -26,6 +26,11 @@ COMBINES = jax.__version_info__ >= (0, 6)
 combines_all_reduces = pytest.mark.skipif(
   not COMBINES, reason='this XLA for CPU combines nothing'
 )
+
+
+def shard_map(fn, mesh, in_specs, out_specs, **options):
+  options |= {'mesh': mesh, 'in_specs': in_specs, 'out_specs': out_specs}
+  return _shard_map(fn, **options)
 
 
 def nnx_update(optimizer, model, grads):

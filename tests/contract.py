@@ -59,6 +59,12 @@ def step(tx, grads, state, params):
   return optax.apply_updates(params, updates), state
 
 
+def first_update(tx, grads, params=None):
+  """Of `init` and one `update`; without params, `init` has the gradients."""
+  state = tx.init(grads if params is None else params)
+  return tx.update(grads, state, params)[0]
+
+
 def takes_extra_args(make: Maker):
   """Unknown extra arguments are ignored."""
   tx = make()
@@ -112,7 +118,7 @@ def jit_changes_nothing(make: Maker):
   """Traced and eager updates are the same numbers, up to fusion."""
   tx = make()
   state = tx.init(params())
-  eager, _ = tx.update(grads(), state, params())
+  eager = first_update(tx, grads(), params())
   jitted, _ = jax.jit(tx.update)(grads(), state, params())
   chex.assert_trees_all_close(eager, jitted, rtol=1e-5, atol=1e-6)
 
@@ -145,8 +151,7 @@ def works_masked(make: Maker):
   """
   mask = jax.tree.map(lambda p: p.ndim > 1, params())
   tx, masked = make(), optax.masked(make(), mask)
-  plain, _ = tx.update(grads(), tx.init(params()), params())
-  updates, _ = masked.update(grads(), masked.init(params()), params())
+  plain, updates = (first_update(t, grads(), params()) for t in (tx, masked))
   for chosen, got, own, raw in zip(
     *map(jax.tree.leaves, (mask, updates, plain, grads())), strict=True
   ):

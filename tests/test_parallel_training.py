@@ -151,8 +151,7 @@ def shard_mapped(make):
       params, state = make_step(tx, loss)(params, state, x, y)
     return params
 
-  specs = {'in_specs': (SPECS, P(AXIS)), 'out_specs': SPECS}
-  steps = compat.shard_map(steps, mesh=make_mesh(), **specs)
+  steps = compat.shard_map(steps, make_mesh(), (SPECS, P(AXIS)), SPECS)
   return jax.jit(steps)(initial(), [batch(i) for i in range(STEPS)])
 
 
@@ -241,8 +240,7 @@ def compiled_steps(layout, way):
       return make_step(tx, loss)(params, tx.init(params), x, x)[0]
 
     if way == 'shard_map':
-      options = {'in_specs': (specs, P(BOTH)), 'out_specs': specs}
-      step = compat.shard_map(step, mesh=mesh, **options)
+      step = compat.shard_map(step, mesh, (specs, P(BOTH)), specs)
     given = {'in_shardings': (shardings, NamedSharding(mesh, P(BOTH)))}
     given |= {'out_shardings': shardings, 'donate_argnums': 0}
     return jax.jit(step, **given).lower(params, tokens).compile()

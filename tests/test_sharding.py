@@ -1,5 +1,6 @@
 """Centralization of arrays that are spread over a mesh of eight devices."""
 
+import functools
 import math
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 import optax_gc
 from optax_gc import WeightAxes
-from tests import compat, hlo
+from tests import compat, contract, hlo
 
 AxisType = jax.sharding.AxisType
 
@@ -94,21 +95,19 @@ def place(tree, mesh, layout):
   }
 
 
+def on_one_device(grads):
+  return contract.first_update(optax_gc.gradient_centralization(AXES), grads)
+
+
 def in_auto_mode(layout, grads):
-  tx = optax_gc.gradient_centralization(AXES)
-  update = jax.jit(lambda g: tx.update(g, tx.init(g))[0])
-  return update, place(grads, make_mesh(), layout)
+  return jax.jit(on_one_device), place(grads, make_mesh(), layout)
 
 
 def in_shard_map(layout, grads):
   spec = specs(layout)
   tx = optax_gc.gradient_centralization(AXES, partition_specs=spec)
-  update = compat.shard_map(
-    lambda g: tx.update(g, tx.init(g))[0],
-    mesh=make_mesh(),
-    in_specs=(spec,),
-    out_specs=spec,
-  )
+  update = functools.partial(contract.first_update, tx)
+  update = compat.shard_map(update, make_mesh(), (spec,), spec)
   return jax.jit(update), place(grads, make_mesh(), layout)
 
 
@@ -123,11 +122,6 @@ def assert_close(got, expected):
     rms = np.sqrt(np.square(b).mean())
     last_bit = np.abs(b) * 2.0**-7 if want.dtype == jnp.bfloat16 else 0
     assert (np.abs(a - b) <= 1e-6 * rms + last_bit).all(), name
-
-
-def on_one_device(grads):
-  tx = optax_gc.gradient_centralization(AXES)
-  return tx.update(grads, tx.init(grads))[0]
 
 
 def assert_same_shardings(updates, grads):
@@ -172,14 +166,13 @@ def test_equals_one_device_by_one_all_reduce_and_no_memory(way, layout, dtype):
 @pytest.mark.parametrize(('layout', 'dtype'), LAYOUTS_OF_DTYPES)
 def test_explicit_mode(layout, dtype):
   grads = gradients(dtype)
-  tx = optax_gc.gradient_centralization(AXES)
   mesh = make_mesh(AxisType.Explicit)
   with jax.set_mesh(mesh):
     placed = place(grads, mesh, layout)
 
     @jax.jit
     def update(g):
-      updates, _ = tx.update(g, tx.init(g))
+      updates = on_one_device(g)
       for name, x in g.items():
         assert jax.typeof(updates[name]).sharding == jax.typeof(x).sharding
       return updates
@@ -187,22 +180,3 @@ def test_explicit_mode(layout, dtype):
     updates = update(placed)
   assert_same_shardings(updates, placed)
   assert_close(updates, on_one_device(grads))
-
-
-@compat.combines_all_reduces
-@pytest.mark.parametrize('way', WAYS)
-def test_one_all_reduce_whatever_the_number_of_leaves(way):
-  mesh, spec = make_mesh(), {str(i): P('x') for i in range(100)}
-  split = NamedSharding(mesh, P('x'))
-  grads = {name: jnp.ones((8, 8), device=split) for name in spec}
-  tx = optax_gc.gradient_centralization(
-    dict.fromkeys(spec, WeightAxes(0)),
-    partition_specs=spec if way == 'shard_map' else None,
-  )
-  update = lambda g: tx.update(g, tx.init(g))[0]  # noqa: E731
-  if way == 'shard_map':
-    update = compat.shard_map(
-      update, mesh=mesh, in_specs=(spec,), out_specs=spec
-    )
-  text = jax.jit(update).lower(grads).compile().as_text()
-  assert hlo.collectives(text) == {'all-reduce': 1}
