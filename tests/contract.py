@@ -54,6 +54,13 @@ def grads(dtype: Any = jnp.float32) -> dict[str, Any]:
   return _tree(*map(jnp.asarray, _arrays(dtype)[1]))
 
 
+def by_path(tree):
+  """The leaves of a tree by their paths."""
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
+  return {name(path): leaf for path, leaf in flat}
+
+
 def step(tx, grads, state, params):
   updates, state = tx.update(grads, state, params)
   return optax.apply_updates(params, updates), state

@@ -7,14 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import optax
 import pytest
 
 import optax_gc
-
-FLOATS = (np.float16, ml_dtypes.bfloat16, np.float32)
+from tests.contract import first_update as update
 
 
 @st.composite
@@ -67,26 +65,6 @@ def test_is_the_orthogonal_projection(case, factor, seed):
   assert abs(np.vdot(once, h) - np.vdot(g, other)) <= most
   whole = optax_gc.centralize(factor * g + h, axes)
   np.testing.assert_allclose(whole, factor * once + other, atol=2e-4)
-
-
-@given(
-  st.sampled_from(FLOATS),
-  st.sampled_from([(2, 1), (7, 5), (64, 3)]),
-  st.integers(0, 2**31),
-  st.integers(0, 20),
-)
-def test_low_precision_is_rounded_once(dtype, shape, seed, offset):
-  """The result is the exact one, rounded: half a unit in the last place."""
-  rng = np.random.default_rng(seed)
-  g = (rng.normal(size=shape) + offset).astype(dtype)
-  got = optax_gc.centralize(g, 0)
-  assert got.dtype == dtype
-  wide = g.astype(np.float64)
-  exact = wide - wide.mean(0)
-  half_unit = float(jnp.finfo(dtype).eps) / 2
-  slack = 4e-7 * np.abs(wide).max()  # The float32 that it is computed in.
-  error = np.abs(np.asarray(got, np.float64) - exact)
-  assert (error <= half_unit * np.abs(exact) + slack).all()
 
 
 DTYPES = (
@@ -145,11 +123,7 @@ def test_vectors_of_one_element_or_none_are_left_alone(shape):
 @pytest.mark.parametrize(
   ('axes', 'error', 'message'),
   [
-    (
-      2,
-      ValueError,
-      r'^The array of shape \(3, 2\).*axis 2 is out of range for rank 2',
-    ),
+    (2, ValueError, r'^The array of shape \(3, 2\).*axis 2 is out of range'),
     (-3, ValueError, 'axis -3 is out of range'),
     ((0, -2), ValueError, 'axis -2 is named twice'),
     (0.0, TypeError, 'axis 0.0 is not an integer'),
@@ -194,21 +168,6 @@ def test_what_has_no_negative_numbers_has_no_mean_to_subtract(dtype):
 # The transformation.
 
 
-def update(tx, grads):
-  return tx.update(grads, tx.init(grads))[0]
-
-
-def test_is_stateless_and_needs_no_params():
-  tx = optax_gc.gradient_centralization()
-  g = {'w': jnp.arange(6.0).reshape(3, 2), 'b': jnp.arange(2.0)}
-  state = tx.init(g)
-  assert state == optax.EmptyState()
-  updates, new_state = tx.update(g, state)
-  np.testing.assert_array_equal(updates['w'], g['w'] - g['w'].mean(0))
-  assert updates['b'] is g['b']
-  assert new_state == state
-
-
 def test_what_has_no_weight_vectors_passes_through_untouched():
   g = {
     'none': None,
@@ -234,8 +193,9 @@ def test_what_is_left_alone_as_given_needs_no_warning():
 
 
 def test_a_single_array_is_a_tree():
-  g = jnp.arange(6.0).reshape(3, 2)
-  got = update(optax_gc.gc(optax_gc.WeightAxes(1)), g)
+  g, tx = jnp.arange(6.0).reshape(3, 2), optax_gc.gc(optax_gc.WeightAxes(1))
+  assert tx.init(g) == optax.EmptyState()
+  got = update(tx, g)
   np.testing.assert_array_equal(got, g - g.mean(1, keepdims=True))
 
 
@@ -261,7 +221,7 @@ def test_before_lookahead_init_sees_pairs_of_params():
   specs = {'kernel': jax.sharding.PartitionSpec()}
   for gc in optax_gc.gc(axes), optax_gc.gc(axes, partition_specs=specs):
     tx = optax.chain(gc, optax.lookahead(optax.sgd(1.0), 2, 0.5))
-    updates, _ = tx.update(p, tx.init(pair), pair)
+    updates = update(tx, p, pair)
     np.testing.assert_allclose(
       updates.fast['kernel'], p['kernel'].mean(1, keepdims=True) - p['kernel']
     )

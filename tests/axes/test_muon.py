@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import optax_gc
+from tests.contract import by_path
 
 if not hasattr(optax.contrib, 'MuonDimensionNumbers'):
   pytest.skip('Optax has no MuonDimensionNumbers', allow_module_level=True)
@@ -49,14 +50,6 @@ def first_update(params, **kwargs):
   grads = jax.grad(loss)(params, IDS)
   updates, _ = jax.jit(muon.update)(grads, muon.init(params), params)
   return by_path(updates)
-
-
-def by_path(tree):
-  flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-    for path, leaf in flat
-  }
 
 
 def test_inferred_axes_take_the_kernels(params, axes):
