@@ -166,6 +166,10 @@ def radam(
   return step
 
 
+def ranger(C, lr, **options):
+  return lookahead(radam(C, lr, b1=0.95, eps=1e-5, **options), 6, 0.5)
+
+
 def lion(C, lr, b1=0.9, b2=0.99, weight_decay=1e-3, where='gradient'):
   m = 0.0
 

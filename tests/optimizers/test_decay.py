@@ -10,17 +10,10 @@ import pytest
 from optax_gc import WeightAxes, flax_weight_axes, gc, optimizers, weight_mask
 from tests import compat, contract
 from tests.compat import enable_x64
-from tests.optimizers.test_optimizers import NAMES, run, wiggle
+from tests.contract import first_update
+from tests.optimizers.test_optimizers import NAMES, make, run, wiggle
 
 each_optimizer = pytest.mark.parametrize('name', NAMES)
-
-
-def make(name, **options):
-  return getattr(optimizers, name)(0.1, **options)
-
-
-def first_update(tx, grads, params):
-  return tx.update(grads, tx.init(params), params)[0]
 
 
 def by_hand(options):
@@ -143,26 +136,19 @@ def test_the_mask_of_the_weights(name, convention):
 def test_the_mask_of_the_weights_reads_whole_arrays():
   """Inside `shard_map` a scale has its bias's shape on the whole only."""
   P = jax.sharding.PartitionSpec
-  p = {
-    'norm': {'w': jnp.ones((4, 2)), 'bias': jnp.ones((4, 2))},
-    'dense': {'kernel': jnp.ones((4, 2))},
-  }
   specs = {
     'norm': {'w': P('x'), 'bias': P(None, 'x')},
     'dense': {'kernel': P('x')},
   }
-  tx = optimizers.sgdw(
-    1.0, weight_decay=0.5, mask='weights', partition_specs=specs
-  )
+  p = jax.tree.map(lambda _: jnp.ones((4, 2)), specs)
+  options = {'mask': 'weights', 'partition_specs': specs}
+  tx = optimizers.sgdw(1.0, weight_decay=0.5, **options)
 
   def decayed(p):
     return first_update(tx, jax.tree.map(jnp.zeros_like, p), p)
 
   mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ('x',))
-  sharded = compat.shard_map(
-    decayed, mesh=mesh, in_specs=(specs,), out_specs=specs
-  )
-  updates = jax.jit(sharded)(p)
+  updates = jax.jit(compat.shard_map(decayed, mesh, (specs,), specs))(p)
   assert not any(u.any() for u in updates['norm'].values())
   np.testing.assert_allclose(updates['dense']['kernel'], -0.5)
 
