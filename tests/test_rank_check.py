@@ -159,34 +159,34 @@ def _one(fn, shape, axes, data=(6,), values=None, **kwargs):
   return check
 
 
-def test_a_loss_has_too_few_outputs():
-  check = _one(lambda p, x: jnp.sum(jnp.tanh(x @ p['w'])), (6, 5), 0)
-  assert check.verdict == _rank_check.UNTESTED
-  assert '1 outputs cannot exceed' in check.reason
+def _layer(p, x):
+  return jnp.tanh(x @ p['w'])
 
 
-def test_positions_without_a_vector_that_is_longer():
-  check = _one(lambda p, x: x @ p['w'], (3, 5), 0, data=(8, 3), positions=8)
-  assert check.verdict == _rank_check.UNTESTED
-  assert 'more than 8 elements' in check.reason
-
-
-def test_unused_leaf_is_untested():
-  check = _one(lambda p, x: x + 0 * jnp.sum(p['w']), (6, 5), 0)
-  assert check.verdict == _rank_check.UNTESTED
-  assert 'zero' in check.reason
+@pytest.mark.parametrize(
+  ('fn', 'shape', 'options', 'verdict', 'reason'),
+  [
+    (lambda p, x: _layer(p, x).sum(), (6, 5), {}, 'untested', '1 outputs cann'),
+    (
+      *(_layer, (3, 5), {'data': (8, 3), 'positions': 8}),
+      *('untested', 'more than 8 elements'),
+    ),
+    (lambda p, x: x + 0 * p['w'].sum(), (6, 5), {}, 'untested', 'zero'),
+    # Positions are three, not one.
+    (_layer, (6, 5), {'data': (3, 6)}, 'refuted', ''),
+  ],
+  ids=['few outputs', 'short vectors', 'unused', 'positions'],
+)
+def test_verdicts_and_reasons(fn, shape, options, verdict, reason):
+  check = _one(fn, shape, 0, **options)
+  assert check.verdict == verdict
+  assert reason in check.reason
 
 
 def test_bottleneck_refutes_nothing_and_says_so():
-  out = jnp.arange(1.0, 8.0)
-  check = _one(lambda p, x: jnp.sum(jnp.tanh(x @ p['w'])) * out, (6, 5), 1)
+  check = _one(lambda p, x: _layer(p, x).sum() * jnp.arange(1.0, 8), (6, 5), 1)
   assert check.verdict == _rank_check.CONSISTENT
   assert check.more == (0,)
-
-
-def test_too_low_a_number_of_positions_refutes_right_axes():
-  check = _one(lambda p, x: jnp.tanh(x @ p['w']), (6, 5), 0, data=(3, 6))
-  assert check.verdict == _rank_check.REFUTED
 
 
 def test_no_axes_pass_only_if_every_axis_is_excluded():
@@ -197,10 +197,10 @@ def test_no_axes_pass_only_if_every_axis_is_excluded():
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 def test_rounding_of_short_floats_is_no_rank(dtype):
-  fn = lambda p, x: jnp.tanh(x @ p['w'].astype(jnp.float32))  # noqa: E731
   values = _values({'w': (12, 8)})['w'].astype(dtype)
-  right = _one(fn, (12, 8), 0, data=(12,), values=values)
-  wrong = _one(fn, (12, 8), 1, data=(12,), values=values)
+  right, wrong = (
+    _one(_layer, (12, 8), axis, data=(12,), values=values) for axis in (0, 1)
+  )
   assert right.verdict == _rank_check.CONSISTENT
   assert wrong.verdict == _rank_check.REFUTED
 
@@ -209,9 +209,9 @@ def test_double_precision(x64):
   del x64
   values = jnp.asarray(np.random.default_rng(0).standard_normal((6, 5)))
   assert values.dtype == jnp.float64
-  fn = lambda p, x: jnp.tanh(x @ p['w'])  # noqa: E731
-  assert _one(fn, (6, 5), 0, values=values).verdict == _rank_check.CONSISTENT
-  assert _one(fn, (6, 5), 1, values=values).verdict == _rank_check.REFUTED
+  right, wrong = (_one(_layer, (6, 5), i, values=values) for i in (0, 1))
+  assert right.verdict == _rank_check.CONSISTENT
+  assert wrong.verdict == _rank_check.REFUTED
 
 
 def test_a_derivative_that_is_zero_but_for_rounding_is_not_refuted():
@@ -235,9 +235,8 @@ def test_positions_leaf_by_leaf():
   fn = lambda p, x: jnp.mean(jnp.tanh(x @ p['a']), 0) @ p['b']  # noqa: E731
   params = _values({'a': (9, 8), 'b': (8, 7)})
   data = _values({'x': (3, 9)}, 1)['x']
-  axes = {'a': optax_gc.WeightAxes(0), 'b': optax_gc.WeightAxes(0)}
   checks = optax_gc.check_weight_axes(
-    fn, params, data, weight_axes=axes, positions={'a': 3, 'b': 1}
+    fn, params, data, weight_axes=0, positions={'a': 3, 'b': 1}
   )
   assert [c.verdict for c in checks] == [_rank_check.CONSISTENT] * 2
   assert [c.bound for c in checks] == [3, 1]
@@ -248,9 +247,10 @@ def test_integer_leaves_and_outputs_pass_through():
     return {'y': x @ p['w'], 'n': p['n'] + 1}
 
   params = {'w': _values({'w': (6, 5)})['w'], 'n': jnp.arange(3)}
-  axes = {'w': optax_gc.WeightAxes(0), 'n': None}
   data = _values({'x': (6,)}, 1)['x']
-  n, w = optax_gc.check_weight_axes(fn, params, data, weight_axes=axes)
+  n, w = optax_gc.check_weight_axes(
+    fn, params, data, weight_axes={'w': 0, 'n': None}
+  )
   assert n.verdict == _rank_check.UNTESTED
   assert w.verdict == _rank_check.CONSISTENT
 
@@ -276,12 +276,8 @@ def test_takes_a_convention_and_prints_equal_blocks_once(weight_axes):
       x = jnp.tanh(x @ p[name]['kernel'])
     return x
 
-  params = {
-    f'block_{i}': {'kernel': w}
-    for i, w in enumerate(
-      _values({'abcd'[i]: (6, 6) for i in range(4)}).values()
-    )
-  }
+  kernels = _values({f'block_{i}': (6, 6) for i in range(4)})
+  params = {name: {'kernel': w} for name, w in kernels.items()}
   data = _values({'x': (6,)}, 1)['x']
   checks = optax_gc.check_weight_axes(fn, params, data, weight_axes=weight_axes)
   assert [check.reduction_axes for check in checks] == [(0,)] * 4

@@ -3,14 +3,12 @@
 import contextlib
 import re
 
-import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
 import optax_gc
 from optax_gc import WeightAxes
-from tests import compat
 
 PARAMS = {
   'block': {'up': jnp.ones((2, 3)), 'down': jnp.ones((3, 2))},
@@ -55,9 +53,8 @@ def test_explicit_axes_win(weight_axes):
       own = next(x for x in before if x.path == row.path)
       is_given = row.path == 'block/up'
       assert row.reduction_axes == ((1,) if is_given else own.reduction_axes)
-  assert optax_gc.override_weight_axes(weight_axes, {'block': None}, params)[
-    'block'
-  ] == {'up': WeightAxes((), ()), 'down': WeightAxes((), ())}
+  axes = optax_gc.override_weight_axes(weight_axes, {'block': None}, params)
+  assert axes['block'] == dict.fromkeys(params['block'], WeightAxes((), ()))
 
 
 def test_an_uncovered_matrix_raises_unless_a_last_rule_covers_it():
@@ -112,25 +109,9 @@ def test_leaves_that_are_masked_out_count(read, hole):
 )
 def test_a_hole_excuses_rules_that_may_match_in_it(read, hole, pattern, passes):
   params = {**PARAMS, 'conv': hole}
-  expected = (
-    contextlib.nullcontext()
-    if passes
-    else pytest.raises(ValueError, match='match no leaf')
-  )
-  with expected:
+  refused = pytest.raises(ValueError, match='match no leaf')
+  with contextlib.nullcontext() if passes else refused:
     read([*RULES[:2], (pattern, (0, 1))], params)
-
-
-def test_rules_for_a_whole_model_serve_each_group():
-  labels = {'block': 'a', 'conv': 'b', 'b': 'b'}
-  convention = optax_gc.match_weight_axes(RULES)
-  tx = compat.partition(
-    {'a': optax_gc.gc(convention), 'b': optax_gc.gc(convention)}, labels
-  )
-  grads = jax.tree.map(lambda x: jnp.cumsum(x, 0) * jnp.cumsum(x, -1), PARAMS)
-  updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS)
-  expected, _ = optax_gc.gc(EXPECTED).update(grads, optax.EmptyState())
-  assert jax.tree.all(jax.tree.map(jnp.allclose, updates, expected))
 
 
 @pytest.mark.parametrize(
@@ -170,8 +151,7 @@ def test_overrides_are_rules_or_a_tree(overrides):
 
 
 def test_a_tree_of_overrides_may_hold_what_is_absent_if_it_leaves_it_alone():
-  assert override({'d': None, 'block': 0}, PARAMS)['block']['up'] == WeightAxes(
-    0, 1
-  )
+  axes = override({'d': None, 'block': 0}, PARAMS)
+  assert axes['block']['up'] == WeightAxes(0, 1)
   with pytest.raises(ValueError, match=r"\['d'\] match no leaf"):
     override({'d': 0}, PARAMS)

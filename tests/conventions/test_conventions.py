@@ -6,13 +6,11 @@ from flax import nnx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 
 import optax_gc
 from optax_gc import WeightAxes
 from optax_gc._conventions import resolve as _layouts
-from tests import compat
 
 
 def axes_of(tree, **kwargs):
@@ -36,6 +34,9 @@ def nnx_axes(make, **kwargs):
   return axes_of(nnx.state(module, nnx.Param), **kwargs)
 
 
+TRANSPOSED = nn.ConvTranspose(5, (3, 3), transpose_kernel=True)
+
+
 @pytest.mark.parametrize(
   ('module', 'shape', 'kernel'),
   [
@@ -47,11 +48,7 @@ def nnx_axes(make, **kwargs):
     (nn.Conv(5, (3,)), (2, 8, 3), (0, 1)),
     (nn.Conv(5, (3, 3)), (2, 8, 8, 3), (0, 1, 2)),
     (nn.Conv(5, (3, 3, 3)), (2, 8, 8, 8, 3), (0, 1, 2, 3)),
-    (
-      nn.ConvTranspose(5, (3, 3), transpose_kernel=True),
-      (2, 8, 8, 3),
-      (0, 1, 3),
-    ),
+    (TRANSPOSED, (2, 8, 8, 3), (0, 1, 3)),
   ],
 )
 def test_linen_layers(module, shape, kernel):
@@ -98,26 +95,6 @@ def test_nnx_layers_without_telling_names():
     'layers/3/kernel': (0,),
     'layers/4/kernel': (0,),
   }
-
-
-def test_an_nnx_optimizer_resolves_the_same_leaves():
-  """NNX hands `init` and `update` trees of different structure."""
-  model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-  state = nnx.state(model, nnx.Param)
-  for axes in (
-    None,
-    optax_gc.flax_weight_axes,
-    optax_gc.flax_weight_axes(state),
-  ):
-    before = compat.nnx_array(model.kernel)
-    tx = optax.chain(optax_gc.gc(axes), optax.sgd(0.1))
-    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    grads = nnx.grad(lambda m: (m(jnp.eye(3)) ** 2).sum())(model)
-    gradient = compat.nnx_array(grads.kernel)
-    expected = before - 0.1 * optax_gc.centralize(gradient, 0)
-    compat.nnx_update(optimizer, model, grads)
-    after = compat.nnx_array(model.kernel)
-    assert jnp.allclose(after, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -184,28 +161,27 @@ def torch_axes(tree, **kwargs):
   return jax.tree.map(lambda a: a.reduction_axis, axes)
 
 
-def test_torch_layout():
-  tree = {
-    'linear': {'weight': jnp.ones((4, 3)), 'bias': jnp.ones(4)},
-    'conv': {'weight': jnp.ones((4, 3, 2, 2)), 'bias': jnp.ones((4, 1, 1))},
-    'transposed': {'weight': jnp.ones((3, 4, 2, 2)), 'bias': jnp.ones(4)},
-    'stacked': {'weight': jnp.ones((6, 4, 3)), 'bias': jnp.ones((6, 4))},
-    'norm': {'weight': jnp.ones((2, 3)), 'bias': jnp.ones((2, 3))},
-    'embedding': {'weight': jnp.ones((7, 3))},
-    'head': {'weight': jnp.ones((1, 3)), 'bias': jnp.ones(1)},
-  }
-  expected = {
-    'linear': {'weight': (1,), 'bias': ()},
-    'conv': {'weight': (1, 2, 3), 'bias': ()},
-    'transposed': {'weight': (0, 2, 3), 'bias': ()},
-    'stacked': {'weight': (2,), 'bias': ()},
-    'norm': {'weight': (), 'bias': ()},
-    'embedding': {'weight': ()},
-    'head': {'weight': (1,), 'bias': ()},
-  }
-  assert torch_axes(tree) == expected
-  expected['embedding']['weight'] = (1,)
-  assert torch_axes(tree, embeddings=True) == expected
+@pytest.mark.parametrize(
+  ('layer', 'weight', 'bias', 'axes'),
+  [
+    ('linear', (4, 3), (4,), (1,)),
+    ('conv', (4, 3, 2, 2), (4, 1, 1), (1, 2, 3)),
+    ('transposed', (3, 4, 2, 2), (4,), (0, 2, 3)),
+    ('stacked', (6, 4, 3), (6, 4), (2,)),
+    ('norm', (2, 3), (2, 3), ()),
+    ('head', (1, 3), (1,), (1,)),
+  ],
+)
+def test_torch_layout(layer, weight, bias, axes):
+  tree = {layer: {'weight': jnp.ones(weight), 'bias': jnp.ones(bias)}}
+  assert torch_axes(tree) == {layer: {'weight': axes, 'bias': ()}}
+
+
+def test_torch_embeddings_only_on_request():
+  tree = {'embedding': {'weight': jnp.ones((7, 3))}}
+  assert torch_axes(tree) == {'embedding': {'weight': ()}}
+  asked_for = torch_axes(tree, embeddings=True)
+  assert asked_for == {'embedding': {'weight': (1,)}}
 
 
 def test_stacked_convolutions_are_convolutions():

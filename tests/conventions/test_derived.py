@@ -3,7 +3,6 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 
 import optax_gc
@@ -37,17 +36,6 @@ def test_a_weight_vector_of_one_element_is_a_weight():
   expected = {'kernel': True, 'bias': False, 'n': False}
   assert optax_gc.weight_mask(axes) == expected
   assert optax_gc.weight_mask('flax')(params) == expected
-
-
-@pytest.mark.parametrize('given', ['tree', 'convention'])
-def test_decay_by_the_mask_spares_all_but_weights(given):
-  params = {'kernel': jnp.full((2, 3), 2.0), 'bias': jnp.full(3, 2.0)}
-  axes = optax_gc.flax_weight_axes(params) if given == 'tree' else 'flax'
-  tx = optax.add_decayed_weights(0.5, optax_gc.weight_mask(axes))
-  zeros = jax.tree.map(jnp.zeros_like, params)
-  updates, _ = tx.update(zeros, tx.init(params), params)
-  assert (updates['kernel'] == 1).all()
-  assert (updates['bias'] == 0).all()
 
 
 def test_an_unknown_convention_is_named_with_the_known_ones():

@@ -13,6 +13,7 @@ import optax_gc
 from optax_gc import WeightAxes
 from optax_gc._conventions.resolve import WeightAxesResolver
 from tests import compat
+from tests.contract import first_update
 
 PARAMS = {
   'conv': {'kernel': jnp.ones((3, 3, 2, 4)), 'bias': jnp.ones(4)},
@@ -47,16 +48,13 @@ def test_all_that_take_axes_take_every_form(form):
   assert {row.path: row.reduction_axes for row in rows} == EXPECTED
   for name in ('sgd', 'adamw'):
     tx = getattr(optax_gc.optimizers, name)(0.1, weight_axes=axes)
-    tx.update(PARAMS, tx.init(PARAMS), PARAMS)
-  gc = optax_gc.gc(axes)
-  updates, _ = gc.update(PARAMS, gc.init(PARAMS))
+    first_update(tx, PARAMS, PARAMS)
+  updates = first_update(optax_gc.gc(axes), PARAMS)
   assert jnp.allclose(updates['dense']['kernel'].mean(0), 0, atol=1e-5)
   statistics = optax_gc.gradient_statistics(PARAMS, axes).leaves
   assert statistics['conv/kernel'].norm_after < 1e-5
-  assert optax_gc.weight_statistics(PARAMS, axes).keys() == {
-    'conv/kernel',
-    'dense/kernel',
-  }
+  weights = {'conv/kernel', 'dense/kernel'}
+  assert optax_gc.weight_statistics(PARAMS, axes).keys() == weights
   checks = optax_gc.check_weight_axes(
     model, PARAMS, jnp.ones((1, 2, 3, 3)), weight_axes=axes
   )
@@ -88,17 +86,18 @@ MASKED = [
 @pytest.mark.parametrize('form', ['None', 'rules', 'tree', 'bare', 'subtrees'])
 @pytest.mark.parametrize('grads', MASKED)
 def test_convolutions_that_are_masked_out_are_no_error(form, grads):
-  gc = optax_gc.gc(FORMS[form], conv_only=True)
-  updates, _ = gc.update(grads, gc.init(grads))
+  updates = first_update(optax_gc.gc(FORMS[form], conv_only=True), grads)
   assert updates['dense']['kernel'] is grads['dense']['kernel']
 
 
 @pytest.mark.parametrize('form', FORMS)
 def test_groups_and_placeholders_are_served(form):
-  gc = optax_gc.gc(FORMS[form], conv_only=True)
-  tx = compat.partition({'a': gc, 'b': gc}, {'conv': 'a', 'dense': 'b'})
-  tx.update(PARAMS, tx.init(PARAMS), PARAMS)
-  optax.tree_map_params(gc, lambda x: x, gc.init(PARAMS))
+  for options in {'conv_only': True}, {}:
+    gc = optax_gc.gc(FORMS[form], **options)
+    tx = compat.partition({'a': gc, 'b': gc}, {'conv': 'a', 'dense': 'b'})
+    got, want = (first_update(x, PARAMS, PARAMS) for x in (tx, gc))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, got, want))
+    optax.tree_map_params(gc, lambda x: x, gc.init(PARAMS))
 
 
 def test_conv_only_without_a_convolution_warns_or_raises():
