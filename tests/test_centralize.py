@@ -124,10 +124,6 @@ def test_vectors_of_one_element_or_none_are_left_alone(shape):
   ('axes', 'error', 'message'),
   [
     (2, ValueError, r'^The array of shape \(3, 2\).*axis 2 is out of range'),
-    (-3, ValueError, 'axis -3 is out of range'),
-    ((0, -2), ValueError, 'axis -2 is named twice'),
-    (0.0, TypeError, 'axis 0.0 is not an integer'),
-    (True, TypeError, 'axis True is not an integer'),
     ('0', TypeError, "axis '0' is not an integer"),
     (None, TypeError, r'axis None is not an integer.* or give no axes, \(\),'),
   ],

@@ -71,23 +71,18 @@ SIZES = [
 ]
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize(('name', 'size', 'bound'), SIZES)
-def test_float32_on_cpu_reads_the_gradient_once_more(name, size, bound):
-  moved, temporaries = added(optax_gc.gc(), name, kernels(2, size))
+def test_one_more_read_of_the_gradient_on_cpu(name, size, bound, dtype):
+  if VERSION < (0, 7) and dtype == 'bfloat16':
+    pytest.skip('the barrier is dropped by the XLA of old JAX: as the naive')
+  params = kernels(2, size, dtype)
+  moved, temporaries = added(optax_gc.gc(), name, params)
   assert 0.99 <= moved <= bound + SLACK
   assert temporaries <= max(0.01, 2 / size) + SLACK  # Means are of 1 / size.
-
-
-@pytest.mark.parametrize(('name', 'size', 'bound'), SIZES)
-def test_bfloat16_on_cpu_reads_the_gradient_once_more(name, size, bound):
-  if VERSION < (0, 7):
-    pytest.skip('the barrier is dropped by the XLA of old JAX: as the naive')
-  params = kernels(2, size, jnp.bfloat16)
-  moved, temporaries = added(optax_gc.gc(), name, params)
-  assert 0.99 <= moved <= bound
-  assert temporaries <= max(0.01, 2 / size)  # The means are of 1 / size.
-  by_hand = added(naive(), name, params)
-  assert (by_hand >= [moved + 1, temporaries + 0.5]).all()
+  if dtype == 'bfloat16':
+    by_hand = added(naive(), name, params)
+    assert (by_hand >= [moved + 1, temporaries + 0.5]).all()
 
 
 @pytest.mark.parametrize(

@@ -54,14 +54,13 @@ def train_linen(tx):
       return nn.Dense(1, name='head')(x)
 
   params = {
-    'conv': {'kernel': CONV, 'bias': np.zeros(5, np.float32)},
-    'dense': {'kernel': DENSE, 'bias': np.zeros(7, np.float32)},
-    'head': {'kernel': HEAD, 'bias': np.zeros(1, np.float32)},
+    name: {'kernel': kernel, 'bias': np.zeros(kernel.shape[-1], np.float32)}
+    for name, kernel in (('conv', CONV), ('dense', DENSE), ('head', HEAD))
   }
   p = train(
     lambda p: squared_error(Net().apply({'params': p}, IMAGES)), params, tx
   )
-  return [p[name]['kernel'] for name in ('conv', 'dense', 'head')]
+  return [p[name]['kernel'] for name in params]
 
 
 def train_nnx(tx):
@@ -109,12 +108,6 @@ class EquinoxNet(eqx.Module):
   dense: eqx.nn.Linear
   head: eqx.nn.Linear
 
-  def __init__(self):
-    keys = jax.random.split(jax.random.key(0), 3)
-    self.conv = eqx.nn.Conv2d(2, 5, 3, key=keys[0])
-    self.dense = eqx.nn.Linear(80, 7, key=keys[1])
-    self.head = eqx.nn.Linear(7, 1, key=keys[2])
-
   def __call__(self, image):
     x = jnp.tanh(self.conv(image.transpose(2, 0, 1))).transpose(1, 2, 0)
     return self.head(jnp.tanh(self.dense(x.reshape(-1))))
@@ -124,13 +117,12 @@ def train_equinox(tx):
   def weights(net):
     return [layer.weight for layer in (net.conv, net.dense, net.head)]
 
-  def biases(net):
-    return [layer.bias for layer in (net.conv, net.dense, net.head)]
-
-  net = EquinoxNet()
+  key, nn = jax.random.key(0), eqx.nn
+  layers = nn.Conv2d(2, 5, 3, key=key), nn.Linear(80, 7, key=key)
+  net = EquinoxNet(*layers, nn.Linear(7, 1, key=key))
+  net = jax.tree.map(lambda x: jnp.zeros_like(x), net)
   values = [CONV.transpose(3, 2, 0, 1), DENSE.T, HEAD.T]
   net = eqx.tree_at(weights, net, [jnp.asarray(v) for v in values])
-  net = eqx.tree_at(biases, net, [jnp.zeros_like(b) for b in biases(net)])
   params, static = eqx.partition(net, eqx.is_inexact_array)
 
   def loss(params):

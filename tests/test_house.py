@@ -74,23 +74,13 @@ def all_imports(path: pathlib.Path) -> set[str]:
 
 
 def imported(path: pathlib.Path) -> set[str]:
-  """The package's modules among them.
-
-  Of `from module import name` the longest part that exists.
-  """
+  """The package's modules among them: `from module import name` is of one."""
+  names = all_imports(path)
+  assert not any(name.startswith('.') for name in names), path
   start = 'optax_gc.'
-  assert not any(name.startswith('.') for name in all_imports(path)), path
-  found = [
-    [part for part in parts(name.removeprefix(start)) if part in MODULES]
-    for name in all_imports(path)
-    if name.startswith(start)
-  ]
-  return {names[0] for names in found if names}
-
-
-def parts(name: str) -> list[str]:
-  words = name.split('.')
-  return ['.'.join(words[:n]) for n in range(len(words), 0, -1)]
+  names = {x.removeprefix(start) for x in names if x.startswith(start)}
+  names |= {name.rpartition('.')[0] for name in names - MODULES.keys()}
+  return names & MODULES.keys()
 
 
 @pytest.mark.parametrize('name', MODULES)

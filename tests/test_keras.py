@@ -34,14 +34,10 @@ OPTIMIZERS = (
 )  # fmt: skip
 # Axes of the model below, by the layer's kind: from the arithmetic.
 AXES = {
-  'conv/kernel': (0, 1, 2),
-  'conv/bias': (),
-  'depthwise/kernel': (0, 1),
-  'depthwise/bias': (),
-  'norm/gamma': (),
-  'norm/beta': (),
-  'head/kernel': (0,),
-  'head/bias': (),
+  **{'conv/kernel': (0, 1, 2), 'conv/bias': ()},
+  **{'depthwise/kernel': (0, 1), 'depthwise/bias': ()},
+  **{'norm/gamma': (), 'norm/beta': ()},
+  **{'head/kernel': (0,), 'head/bias': ()},
 }
 
 

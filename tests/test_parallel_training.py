@@ -100,18 +100,6 @@ def fully_sharded(make, loss=loss_fn, specs=SPECS):
   return final
 
 
-def accumulated(make):
-  """Two half batches to each step."""
-  tx = optax.MultiSteps(make(), every_k_schedule=2)
-  params = shard(make_mesh(), initial(), SPECS)
-  state, step = jax.jit(tx.init)(params), jax.jit(make_step(tx))
-  for i in range(STEPS):
-    for start in (0, 1):
-      half = (x[start::2] for x in batch(i))
-      params, state = step(params, state, *half)
-  return params
-
-
 def explicit(make):
   """Shardings in the types; arrays are gathered by `reshard` before use."""
   if not hasattr(jax, 'set_mesh'):
@@ -173,7 +161,6 @@ WAYS = {
   'fully sharded': fully_sharded,
   'replicated': functools.partial(fully_sharded, specs=REPLICATED),
   'checkpointed': lambda make: fully_sharded(make, jax.checkpoint(loss_fn)),
-  'accumulated': accumulated,
   'explicit': explicit,
   'shard_map': shard_mapped,
   'pmap': functools.partial(averaged, mapped=jax.pmap),

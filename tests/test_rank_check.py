@@ -45,8 +45,11 @@ def _layer(p, x):
       *('untested', 'more than 8 elements'),
     ),
     (lambda p, x: x + 0 * p['w'].sum(), (6, 5), {}, 'untested', 'zero'),
-    # Positions are three, not one.
-    (_layer, (6, 5), {'data': (3, 6)}, 'refuted', ''),
+    # There are three positions.
+    (
+      *(_layer, (6, 5), {'data': (3, 6), 'positions': 2}, 'refuted'),
+      r'rank 3 along axes (0,) exceeds the bound 2',
+    ),
   ],
   ids=['few outputs', 'short vectors', 'unused', 'positions'],
 )

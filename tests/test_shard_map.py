@@ -251,41 +251,36 @@ def test_decay_inside_the_projection_shares_the_all_reduce(mesh, weight_decay):
 # Bad specs.
 
 
-def raises(mesh, specs, message):
+LEAF = r"^Leaf 'kernel' of shape \(2, 4\) was given P\w*\("
+MISSING = (
+  r'^The partition specs do not match the updates\. No partition specs are '
+  r"given for 'kernel' of shape \(2, 4\)\. Give one PartitionSpec, or None "
+  'for a replicated array, for each leaf, in a tree like the params.'
+)
+MESH = r"\. The mesh is 'x': 4 in shard_map, 'y': 2 in shard_map\."
+
+
+@pytest.mark.parametrize(
+  ('specs', 'message'),
+  [
+    ({'kernel': P('z')}, LEAF + ".*'z'.*there is no mesh axis 'z'" + MESH),
+    ({'kernel': P(None, 'z')}, LEAF + ".*there is no mesh axis 'z'" + MESH),
+    ({'kernel': P('x', None, None)}, LEAF + '.*3 entries, .*rank is 2' + MESH),
+    ({'kernel': P('x', 'x')}, LEAF + ".*names mesh axis 'x' twice" + MESH),
+    ({'kernel': P(P.UNCONSTRAINED)}, LEAF + '.*an unconstrained dimension'),
+    ({}, MISSING),
+    (
+      {'kernel': P('x'), 'other': P('x')},
+      r"Partition specs are given for 'other' \(P.*\('x',?\)\), not in",
+    ),
+  ],
+)
+def test_bad_specs_raise(mesh, specs, message):
   """Inside the shard_map of a kernel's rows over x."""
   tx = optax_gc.gc(partition_specs=specs)
   update = sharded(mesh, tx, {'kernel': P('x')})
   with pytest.raises(ValueError, match=message):
     update({'kernel': normal(8, 4)})
-
-
-LEAF = r"^Leaf 'kernel' of shape \(2, 4\) was given P\w*\("
-MESH = r"\. The mesh is 'x': 4 in shard_map, 'y': 2 in shard_map\."
-
-
-@pytest.mark.parametrize(
-  ('spec', 'message'),
-  [
-    (P('z'), "'z'.*there is no mesh axis 'z'" + MESH),
-    (P(None, 'z'), "there is no mesh axis 'z'" + MESH),
-    (P('x', None, None), 'it has 3 entries, but the rank is 2' + MESH),
-    (P('x', 'x'), "it names mesh axis 'x' twice" + MESH),
-    (P(P.UNCONSTRAINED), 'an unconstrained dimension'),
-  ],
-)
-def test_bad_specs_raise(mesh, spec, message):
-  raises(mesh, {'kernel': spec}, LEAF + '.*' + message)
-
-
-def test_missing_and_extra_specs_raise(mesh):
-  missing = (
-    r'^The partition specs do not match the updates\. No partition specs are '
-    r"given for 'kernel' of shape \(2, 4\)\. Give one PartitionSpec, or None "
-    'for a replicated array, for each leaf, in a tree like the params.'
-  )
-  raises(mesh, {}, missing)
-  extra = r"Partition specs are given for 'other' \(P.*\('x',?\)\), not in"
-  raises(mesh, {'kernel': P('x'), 'other': P('x')}, extra)
 
 
 def test_init_takes_whole_arrays_and_raises_for_bad_specs():

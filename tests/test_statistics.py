@@ -1,7 +1,5 @@
 """Gradient and weight statistics against NumPy, and the transformation."""
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -57,18 +55,13 @@ def test_small_shares_keep_their_digits():
   np.testing.assert_allclose(got, exact, rtol=1e-2)
 
 
-def test_axes_and_conv_only():
+def test_conv_only():
   grads = contract.grads()
   only = optax_gc.gradient_statistics(grads, conv_only=True)
   assert only.leaves['conv/kernel'].removed > 0
   assert only.leaves['dense/kernel'].removed == 0
-  axes = jax.tree.map(lambda _: None, grads)
-  none = optax_gc.gradient_statistics(grads, axes)
-  assert none.overall.removed == 0
-  assert none.overall.norm_before == none.overall.norm_after
-  assert set(optax_gc.weight_statistics(grads, conv_only=True)) == {
-    'conv/kernel'
-  }
+  weights = optax_gc.weight_statistics(grads, conv_only=True)
+  assert set(weights) == {'conv/kernel'}
 
 
 def test_leaves_that_have_no_figures():
@@ -225,19 +218,3 @@ def test_statistics_print_as_a_table():
   assert repr(many).endswith('... and 180 more in .leaves')
   traced = jax.eval_shape(optax_gc.gradient_statistics, contract.grads())
   assert 'float32[] -> float32[]' in repr(traced)
-
-
-@pytest.mark.skipif(
-  not hasattr(optax, 'monitor'), reason='this Optax has no optax.monitor'
-)
-def test_optax_s_own_monitoring_takes_the_statistics():
-  measure = functools.partial(optax_gc.gradient_statistics, conv_only=True)
-  grads = contract.grads()
-  for tx in (
-    optax.snapshot('gc', measure),
-    optax.monitor({'gc': optax.measure_with_ema(measure, decay=0.9)}),
-  ):
-    _, state = jax.jit(tx.update)(grads, tx.init(grads))
-    chex.assert_trees_all_close(
-      optax.tree_utils.tree_get(state, 'gc'), measure(grads), rtol=1e-5
-    )

@@ -34,11 +34,6 @@ def test_reasons_do_not_make_specs_differ():
   assert WeightAxes(0) != WeightAxes(0, convolution=True)
 
 
-def test_specs_are_immutable():
-  with pytest.raises(AttributeError):
-    WeightAxes(0).reduction_axis = (1,)
-
-
 @given(
   st.integers(1, 5).flatmap(
     lambda n: st.tuples(st.just(n), st.sets(st.integers(-n, n - 1), min_size=1))

@@ -84,19 +84,14 @@ def test_deltas_are_undone_and_mean_what_faster_r_cnn_says():
   np.testing.assert_allclose(boxes.encode(box, anchor), expected, atol=1e-6)
 
 
-def greedy(candidates, threshold):
-  kept = []
-  for i, box in enumerate(candidates):
-    if all(iou(box, candidates[j]) <= threshold for j in kept):
-      kept.append(i)
-  return kept
-
-
 @pytest.mark.parametrize('threshold', [0.1, 0.3, 0.5, 0.7])
 def test_nms_is_the_greedy_one(threshold):
-  candidates = random_boxes(60, 40)
+  candidates, greedy = random_boxes(60, 40), []
+  for i, box in enumerate(candidates):
+    if all(iou(box, candidates[j]) <= threshold for j in greedy):
+      greedy.append(i)
   kept = jax.jit(boxes.nms)(jnp.asarray(candidates), threshold)
-  assert np.flatnonzero(kept).tolist() == greedy(candidates, threshold)
+  assert np.flatnonzero(kept).tolist() == greedy
 
 
 def test_anchors_are_of_one_area_on_a_level():
@@ -147,11 +142,8 @@ def test_proposals_are_sampled_that_are_kept_and_not_in_crowds():
   targets = coco.Targets(objects, classes, None)
   key = jax.random.key(0)
   rois = training.sample_rois((proposals, is_one), targets, key, 8)
-  drawn = {
-    tuple(box): label
-    for box, label in zip(rois.boxes[0].tolist(), rois.label[0], strict=True)
-    if label >= 0
-  }
+  drawn = zip(map(tuple, rois.boxes[0].tolist()), rois.label[0], strict=True)
+  drawn = {box: label for box, label in drawn if label >= 0}
   # The object's own box is a proposal, too.
   assert drawn == {(0, 0, 40, 38): 1, (0, 0, 40, 40): 1, (60, 0, 90, 30): 0}
 
@@ -276,26 +268,20 @@ ANNOTATIONS = [
 @pytest.fixture
 def tiny(tmp_path):
   """Two images of 80 x 60, the second without objects."""
-  (tmp_path / 'annotations').mkdir()
-  (tmp_path / 'train2017').mkdir()
-  for name in 'ab':
-    Image.new('RGB', (80, 60), 'white').save(tmp_path / f'train2017/{name}.png')
-  annotations = []
+  for name in ('annotations', 'train2017'):
+    (tmp_path / name).mkdir()
+  images, annotations, size = [], [], {'width': 80, 'height': 60}
+  for i, name in ((1, 'a.png'), (2, 'b.png')):
+    Image.new('RGB', (80, 60), 'white').save(tmp_path / 'train2017' / name)
+    images.append({'id': i, 'file_name': name, **size})
   for annotation in ANNOTATIONS:
     left, top, width, height = annotation['bbox']
     corners = [left, top, left + width, top, left + width, top + height]
-    annotations.append(
-      {'iscrowd': 0, 'area': width * height, **annotation,
-       'segmentation': [[*corners, left, top + height]]}
-    )  # fmt: skip
-  content = {
-    'images': [
-      {'id': i, 'file_name': f'{name}.png', 'width': 80, 'height': 60}
-      for i, name in ((1, 'a'), (2, 'b'))
-    ],
-    'annotations': annotations,
-    'categories': [{'id': 7, 'name': 'cat'}, {'id': 3, 'name': 'dog'}],
-  }
+    polygon = {'segmentation': [[*corners, left, top + height]]}
+    rest = {'iscrowd': 0, 'area': width * height}
+    annotations.append(rest | annotation | polygon)
+  kinds = [{'id': 7, 'name': 'cat'}, {'id': 3, 'name': 'dog'}]
+  content = {'images': images, 'annotations': annotations, 'categories': kinds}
   return tmp_path, content
 
 
@@ -310,8 +296,7 @@ def test_a_folder_in_cocos_form(tiny):
   data = coco.Coco(write(tiny), 'train2017', 40)
   assert data.names == ['dog', 'cat']
   assert data.omitted == {
-    'outside the image': 1,
-    'below one pixel': 1,
+    **{'outside the image': 1, 'below one pixel': 1},
     'of an image that is not listed': 1,
   }
   assert data.trainable().tolist() == [0]  # The second has no objects.
@@ -368,22 +353,21 @@ def test_bad_folders_are_refused_by_name(tiny):
       coco.Coco(folder, 'train2017', 40)
 
 
+SMALL_MASK = {'size': [10, 10], 'counts': [50, 50]}
+
+
 @pytest.mark.parametrize(
   ('segmentation', 'message'),
   [
-    ([], 'annotation 1: its mask is unreadable'),
-    (None, 'annotation 1: its mask is unreadable'),
-    (
-      {'size': [10, 10], 'counts': [50, 50]},
-      r'annotation 1: its mask has shape \(10, 10\), its image \(60, 80\)',
-    ),
+    *(([], 'is unreadable'), (None, 'is unreadable')),
+    (SMALL_MASK, r'has shape \(10, 10\), its image \(60, 80\)'),
   ],
 )
 def test_masks_that_do_not_fit_are_refused(tiny, segmentation, message):
   first, *others = tiny[1]['annotations']
   annotations = [first | {'segmentation': segmentation}, *others]
   data = coco.Coco(write(tiny, annotations=annotations), 'train2017', 40)
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ValueError, match=f'annotation 1: its mask {message}'):
     data.load(0)
 
 
@@ -439,8 +423,8 @@ def test_without_a_package_the_remedy_is_said(tmp_path, monkeypatch):
 
 def test_what_diverges_is_said():
   assert not experiment.is_diverged(np.array([2.0, 1.5, 3.0]))
-  assert experiment.is_diverged(np.array([2.0, 48.0, 1.1]))
-  assert experiment.is_diverged(np.array([2.0, float('nan')]))
+  for losses in ([2.0, 48.0, 1.1], [2.0, float('nan')]):
+    assert experiment.is_diverged(np.array(losses))
 
 
 def found(data, pixels, score):
@@ -488,13 +472,12 @@ def test_pairs_stay_together_and_are_compared(tmp_path):
   every = runs.all_runs(2)
   assert len(every) == 16
   assert every[1] == every[0].arm('gc')
-  lines = [
-    {'run': dataclasses.asdict(run), 'cpu_seconds': 60.0,
-     'train_size': 1, 'test_size': 1, 'diverged': not run.seed,
-     'curves': {'box_ap': [0.0, run.seed * (2.0 + (run.centralize == 'gc'))],
-                'box_ap50': [0.0, 1.0]}}
-    for run in every
-  ]  # fmt: skip
+  sizes, lines = {'train_size': 1, 'test_size': 1}, []
+  for run in every:
+    gain = run.seed * (2.0 + (run.centralize == 'gc'))
+    curves = {'box_ap': [0.0, gain], 'box_ap50': [0.0, 1.0]}
+    line = {'run': dataclasses.asdict(run), 'curves': curves, **sizes}
+    lines.append(line | {'cpu_seconds': 60.0, 'diverged': not run.seed})
   found = report.paired(lines)['Faster R-CNN, GN heads']
   gains = found['GC']['box_ap'] - found['no GC']['box_ap']
   np.testing.assert_array_equal(gains, [[0, 0], [0, 1]])

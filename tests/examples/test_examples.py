@@ -13,7 +13,6 @@ import optax
 import pytest
 
 from examples import data, networks, paired, report, train_flax, train_linen
-import optax_gc
 
 ARMS = tuple(train_flax.arms(None)['sgdm'])
 KERNELS = ('block1', 'layer'), ('block2', 'layer'), ('head',)
@@ -248,20 +247,6 @@ def test_gc_keeps_the_means_of_weight_vectors_under_momentum_sgd(run):
   assert drifts['gradient_centralization'] < 1e-7
   assert drifts['no GC'] > 1e-3
   assert drifts['optax.centralize'] > 1e-3  # Its means are over outputs.
-
-
-# The axes.
-
-
-@pytest.mark.parametrize('model', ['mlp', 'cnn'])
-def test_axes_are_inferred_and_agree_with_the_convention(digits, model):
-  made = network(model)
-  params, _ = made.init(jax.random.key(0))
-  axes = train_flax.weight_axes(made, digits.test_images[:1])
-  inferred, by_name = (optax_gc.summary(params, a) for a in (axes, None))
-  assert 'contracts axes' in str(inferred)
-  for row, other in zip(inferred, by_name, strict=True):
-    assert row.reduction_axes == other.reduction_axes
 
 
 # The report.

@@ -11,6 +11,7 @@ import pytest
 from examples import fsdp, train_fsdp, transformer
 
 SMALL = transformer.Config(length=16, features=16, heads=4, hidden=32)
+LONG = transformer.Config(length=10_000)
 
 
 def texts(folder):
@@ -67,13 +68,8 @@ def test_every_array_is_split_on_its_longest_axis_that_divides():
   shapes = {'a': (2, 16, 32), 'b': (24, 8), 'c': (7, 9), 'd': (), 'e': (8, 8)}
   tree = {k: jax.ShapeDtypeStruct(s, np.float32) for k, s in shapes.items()}
   specs = {k: s.spec for k, s in fsdp.shardings(tree, mesh).items()}
-  assert specs == {
-    'a': P(None, None, 'data'),
-    'b': P('data'),
-    'c': P(),
-    'd': P(),
-    'e': P('data'),
-  }
+  first, last, whole = P('data'), P(None, None, 'data'), P()
+  assert specs == {'a': last, 'b': first, 'c': whole, 'd': whole, 'e': first}
 
 
 def test_the_state_is_born_split(folder):
@@ -91,10 +87,7 @@ def test_the_state_is_born_split(folder):
     ({'batch_size': 12}, '--batch-size 12 does not split over 8 devices'),
     ({'steps': 0}, '--steps and --checkpoint-every must be 1 or more'),
     ({'checkpoint_every': 0}, '--steps and --checkpoint-every must be 1'),
-    (
-      {'model': transformer.Config(length=10_000)},
-      '--model.length 10000 is too long for a split of',
-    ),
+    ({'model': LONG}, '--model.length 10000 is too long for a split of'),
     ({'data_dir': pathlib.Path('/nowhere')}, '/nowhere has 0 of'),
   ],
 )

@@ -4,8 +4,6 @@ import collections
 import functools
 
 from hypothesis import HealthCheck, given, settings
-import jax
-import jax.numpy as jnp
 import pytest
 
 import optax_gc
@@ -83,16 +81,3 @@ def test_a_wrong_reader_is_caught():
     }
     verdicts.update(programs.judge(program, axes).values())
   assert verdicts[programs.WRONG] > verdicts[programs.RIGHT] / 2
-
-
-@pytest.mark.parametrize(
-  ('axes', 'verdict'),
-  [((0, 1), 'right'), ((0,), 'right'), ((), 'declined'), ((2,), 'wrong')],
-)
-def test_judge_leaves_axes_of_one_element_out(axes, verdict):
-  weights = {'w': programs.kernel((4, 1, 3), 0)}
-  program = programs.Program(
-    lambda p, x: x @ p['w'][:, 0], weights, jax.ShapeDtypeStruct((4,), jnp.int8)
-  )
-  found = {'w': optax_gc.WeightAxes(axes)}
-  assert programs.judge(program, found) == {'w': verdict}

@@ -20,13 +20,7 @@ def centralization(axes):
 
 
 def sgd(
-  C,
-  lr,
-  momentum=0.0,
-  dampening=0.0,
-  nesterov=False,
-  weight_decay=0.0,
-  decoupled=False,
+  C, lr, momentum, dampening=0, nesterov=False, weight_decay=0, decoupled=False
 ):
   buffer = None
 

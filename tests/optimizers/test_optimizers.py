@@ -139,11 +139,7 @@ def test_lookahead_moves_like_optax_s(reset):
 
 def test_conv_only_and_weight_axes_reach_the_transformation():
   g, p = contract.grads(), contract.params()
-  axes = {
-    'conv': {'kernel': optax_gc.WeightAxes(2)},
-    'dense': {'kernel': None, 'bias': None},
-    'head': {'kernel': None},
-  }
+  axes = {'conv': 2, 'dense': None, 'head': None}
   cases = ({'conv_only': True}, (0, 1, 2)), ({'weight_axes': axes}, 2)
   for name in NAMES:
     for options, own in cases:

@@ -70,16 +70,12 @@ def train(tx, steps=60):
 
 OURS = optax_gc.optimizers
 WITH, WITHOUT = {'weight_decay': 0.01}, {'weight_decay': 0.0}
+SCHEDULE = optax.cosine_decay_schedule(0.2, 60)
 SGD = {  # The learning rate, and options.
   'SGD': (0.1, {}),
   'SGDM': (0.1, {'momentum': 0.9}),
   'Nesterov with decay': (0.1, {'momentum': 0.9, 'nesterov': True, **WITH}),
-  'dampened, with a schedule': (
-    *(
-      optax.cosine_decay_schedule(0.2, 60),
-      {'momentum': 0.9, 'dampening': 0.9},
-    ),
-  ),
+  'dampened, with a schedule': (SCHEDULE, {'momentum': 0.9, 'dampening': 0.9}),
 }
 
 
