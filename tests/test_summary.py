@@ -71,9 +71,8 @@ def test_equal_blocks_are_printed_once_and_found_by_path():
   assert [row.cells[-1] for row in by_subtree._folded()] == reasons
   assert summary['block_2/mlp_1/kernel'].size == 3
   assert summary['block_9/mlp_1/kernel'].size == 4
-  with pytest.raises(
-    KeyError, match=r"no array 'block_2/kernel'.*'block_2/mlp_1/"
-  ):
+  message = r"no array 'block_2/kernel'.*'block_2/mlp_1/"
+  with pytest.raises(KeyError, match=message):
     summary['block_2/kernel']
 
 

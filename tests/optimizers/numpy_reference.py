@@ -1,28 +1,29 @@
 """The formulas in NumPy alone, for one array at a time, in float64.
 
 Written from the paper, the authors' files and the other papers, with nothing
-of Optax or of this package in it. A function takes the centralization ``C``
-and the hyper-parameters, and returns ``step(t, w, g)`` with ``t = 1, 2, ...``,
-which carries its moments and returns the next ``w``.
+of Optax or of this package in it. A function takes the centralization ``C``, of
+gradients and of updates, and the hyper-parameters. It returns ``step(t, w, g)``
+with ``t = 1, 2, ...``, which carries its moments and returns the next ``w``.
 """
 
 import numpy as np
 
 
-def centralization(axes):
-  """The projection P, or the identity where there are no axes."""
+def centralization(axes, where='gradient'):
+  """The projection P in its place; in the other, and of no axes, nothing."""
   axes = tuple(axes)
 
   def centralize(x):
     return x - x.mean(axis=axes, keepdims=True) if axes else x
 
-  return centralize
+  both = centralize, lambda x: x
+  return both if where == 'gradient' else both[::-1]
 
 
 def sgd(
   C, lr, momentum, dampening=0, nesterov=False, weight_decay=0, decoupled=False
 ):
-  buffer = None
+  buffer, (C, _) = None, C
 
   def step(t, w, g):
     nonlocal buffer
@@ -38,15 +39,7 @@ def sgd(
 
 
 def adam(
-  C,
-  lr,
-  b1=0.9,
-  b2=0.999,
-  eps=1e-8,
-  weight_decay=0.0,
-  where='gradient',
-  decay='l2',
-  amsgrad=False,
+  C, lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0, decay='l2', amsgrad=False
 ):
   """Adam and AdamW.
 
@@ -55,12 +48,11 @@ def adam(
   where epsilon is added to the uncorrected root too.
   """
   m = v = largest = 0.0
+  before, after = C
 
   def step(t, w, g):
     nonlocal m, v, largest
-    h = g + weight_decay * w if decay == 'l2' else g
-    if where == 'gradient':
-      h = C(h)
+    h = before(g + weight_decay * w if decay == 'l2' else g)
     m = b1 * m + (1 - b1) * h
     v = b2 * v + (1 - b2) * h**2
     largest = np.maximum(largest, v) if amsgrad else v
@@ -74,7 +66,7 @@ def adam(
       q = q + weight_decay * w
     if decay == 'over bias correction':
       q = q + weight_decay * w / bc1
-    return w - lr * (C(q) if where == 'update' else q)
+    return w - lr * after(q)
 
   return step
 
@@ -86,20 +78,16 @@ def adagrad(
   eps=0.0,
   eps_outside=1e-10,
   weight_decay=0.0,
-  where='gradient',
   lr_decay=0.0,
 ):
-  sums = initial_accumulator_value
+  sums, (before, after) = initial_accumulator_value, C
 
   def step(t, w, g):
     nonlocal sums
-    h = g + weight_decay * w
-    if where == 'gradient':
-      h = C(h)
+    h = before(g + weight_decay * w)
     sums = sums + h**2
     q = h / (np.sqrt(sums + eps) + eps_outside)
-    rate = lr / (1 + (t - 1) * lr_decay)
-    return w - rate * (C(q) if where == 'update' else q)
+    return w - lr / (1 + (t - 1) * lr_decay) * after(q)
 
   return step
 
@@ -117,15 +105,7 @@ def rectification(t, b2):
 
 
 def radam(
-  C,
-  lr,
-  b1=0.9,
-  b2=0.999,
-  eps=1e-8,
-  weight_decay=0.0,
-  where='gradient',
-  authors=False,
-  leaks=False,
+  C, lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0, authors=False, leaks=False
 ):
   """Rectified Adam.
 
@@ -134,10 +114,11 @@ def radam(
   back to the first moment, as long as there is no rectification.
   """
   m = v = 0.0
+  before, after = C
 
   def step(t, w, g):
     nonlocal m, v
-    h = C(g) if where == 'gradient' else g
+    h = before(g)
     m = b1 * m + (1 - b1) * h
     v = b2 * v + (1 - b2) * h**2
     bc1, bc2 = 1 - b1**t, 1 - b2**t
@@ -145,17 +126,14 @@ def radam(
     if authors:
       size = 1 / bc1 if r is None else r * np.sqrt(bc2) / bc1
       q = m if r is None else m / (np.sqrt(v) + eps)
-      q = q + weight_decay * w
-      if where == 'update':
-        q = C(q)
+      q = after(q + weight_decay * w)
       if leaks and r is None:
         m = q
       return w - lr * size * q
     q = m / bc1
     if r is not None:
       q = r * q / (np.sqrt(v / bc2) + eps)
-    q = q + weight_decay * w
-    return w - lr * (C(q) if where == 'update' else q)
+    return w - lr * after(q + weight_decay * w)
 
   return step
 
@@ -164,15 +142,15 @@ def ranger(C, lr, **options):
   return lookahead(radam(C, lr, b1=0.95, eps=1e-5, **options), 6, 0.5)
 
 
-def lion(C, lr, b1=0.9, b2=0.99, weight_decay=1e-3, where='gradient'):
-  m = 0.0
+def lion(C, lr, b1=0.9, b2=0.99, weight_decay=1e-3):
+  m, (before, after) = 0.0, C
 
   def step(t, w, g):
     nonlocal m
-    h = C(g) if where == 'gradient' else g
+    h = before(g)
     q = np.sign(b1 * m + (1 - b1) * h) + weight_decay * w
     m = b2 * m + (1 - b2) * h
-    return w - lr * (C(q) if where == 'update' else q)
+    return w - lr * after(q)
 
   return step
 

@@ -204,7 +204,7 @@ def test_the_manifest_is_whole():
 
 def reference_step(case, param):
   """The NumPy formula of one case for one param."""
-  C, where = reference.centralization(axes_of(case, param)), where_of(case)
+  C = reference.centralization(axes_of(case, param), where_of(case))
   name = case.get('base_class', case['official_class'])
   h = case['hyper'].get('base', case['hyper'])
   lr, decay = h['lr'], h['weight_decay']
@@ -213,27 +213,18 @@ def reference_step(case, param):
     step = reference.sgd(C, lr, *options, decay, name.startswith('SGDW'))
   elif name.startswith('Adagrad'):
     start, eps = h['initial_accumulator_value'], h['eps']
-    step = reference.adagrad(
-      C, lr, start, 0.0, eps, decay, lr_decay=h['lr_decay']
-    )
+    step = reference.adagrad(C, lr, start, 0.0, eps, decay, h['lr_decay'])
   elif name.startswith('Adam'):
     kind = 'l2'
     if name.startswith('AdamW'):
       old = 'GC_code' in case['official_file']
       kind = 'with the step size' if old else 'over bias correction'
     moments = *h['betas'], h['eps']
-    step = reference.adam(C, lr, *moments, decay, where, kind, h['amsgrad'])
+    step = reference.adam(C, lr, *moments, decay, kind, h['amsgrad'])
   else:
-    step = reference.radam(
-      C,
-      lr**2 if name == 'PlainRAdam' else lr,
-      *h['betas'],
-      h['eps'],
-      decay,
-      where,
-      authors=True,
-      leaks=case['variant'] == 'as_is',
-    )
+    rate = lr**2 if name == 'PlainRAdam' else lr
+    options = {'authors': True, 'leaks': case['variant'] == 'as_is'}
+    step = reference.radam(C, rate, *h['betas'], h['eps'], decay, **options)
   if name == 'Ranger':
     step = reference.lookahead(step, h['k'], h['alpha'])
   if slow := case['hyper'].get('lookahead'):
@@ -250,12 +241,11 @@ def test_the_reference_is_the_authors_formula(name):
   for param in MANIFEST[param_set]:
     key = param['name']
     g, d, u, b = (inputs[k][key] for k in ('grad', 'd', 'u', 'b'))
-    for mode, gradient in enumerate(
-      (
-        lambda t, w, g=g: g[t - 1],
-        lambda t, w, d=d, u=u, b=b: d * w + u * (u * w).sum() - b,
-      )
-    ):
+    modes = (
+      lambda t, w, g=g: g[t - 1],
+      lambda t, w, d=d, u=u, b=b: d * w + u * (u * w).sum() - b,
+    )
+    for mode, gradient in enumerate(modes):
       step, w = reference_step(case, param), inputs['init'][key]
       for t in range(1, STEPS + 1):
         w = step(t, w, gradient(t, w))
