@@ -14,7 +14,13 @@ def after_gc(opt):
   return optax.chain(optax_gc.gradient_centralization(), opt)
 
 
+def recording():
+  record = optax_gc.record_gradient_statistics()
+  return optax.chain(record, optax_gc.optimizers.sgd(0.1, 0.9))
+
+
 MAKERS = {
+  'record_gradient_statistics': recording,
   'gradient_centralization': optax_gc.gradient_centralization,
   'conv_only': lambda: optax_gc.gc('flax', conv_only=True),
   'apply_if_finite': lambda: optax.apply_if_finite(

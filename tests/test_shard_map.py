@@ -84,12 +84,8 @@ def test_conventions_see_whole_shapes(mesh):
 
 def test_means_over_several_mesh_axes_in_one_tree(mesh):
   grads = {name: {'kernel': normal(8, 16)} for name in 'abcd'}
-  specs = {
-    'a': {'kernel': P('x')},
-    'b': {'kernel': P('y')},
-    'c': {'kernel': P(('x', 'y'))},
-    'd': {'kernel': P(('y', 'x'))},
-  }
+  splits = zip('abcd', ('x', 'y', ('x', 'y'), ('y', 'x')), strict=True)
+  specs = {name: {'kernel': P(split)} for name, split in splits}
   updates = run(mesh, specs, grads)
   for name, leaf in whole(grads).items():
     np.testing.assert_allclose(

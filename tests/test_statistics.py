@@ -148,17 +148,6 @@ def test_weight_statistics():
       np.testing.assert_allclose(got[path], want, rtol=1e-5, atol=1e-6)
 
 
-def recorder():
-  return optax.chain(
-    optax_gc.record_gradient_statistics(), optax_gc.optimizers.sgd(0.1, 0.9)
-  )
-
-
-@pytest.mark.parametrize('check', contract.CHECKS, ids=lambda c: c.__name__)
-def test_contract(check):
-  check(recorder)
-
-
 def test_recording_changes_no_update():
   grads = contract.grads()
   tx = optax_gc.record_gradient_statistics()

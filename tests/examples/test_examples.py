@@ -13,9 +13,9 @@ import optax
 import pytest
 
 from examples import data, networks, paired, report, train_flax, train_linen
+from tests import contract
 
 ARMS = tuple(train_flax.arms(None)['sgdm'])
-KERNELS = ('block1', 'layer'), ('block2', 'layer'), ('head',)
 
 
 def config(**settings):
@@ -45,12 +45,8 @@ def train(run, optimizer, arm, *more):
 
 
 def kernels(params):
-  pure = nnx.to_pure_dict(params)
-  for path in KERNELS:
-    leaf = pure
-    for name in path:
-      leaf = leaf[name]
-    yield np.asarray(leaf['kernel'], np.float64)
+  leaves = contract.by_path(nnx.to_pure_dict(params))
+  return [np.float64(x) for path, x in leaves.items() if 'kernel' in path]
 
 
 # The images.

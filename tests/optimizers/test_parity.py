@@ -25,9 +25,6 @@ CASES = {case['id']: case for case in MANIFEST['cases']}
 STEPS = 25
 
 
-# ---------------------------------------------------------------- the inputs
-
-
 def split(param_set, joined):
   """Raveled arrays as a dict by name, in Flax layout."""
   params = MANIFEST[param_set]
@@ -65,9 +62,6 @@ def frozen(case, param):
   """Whether the authors' program never changes it, as its M is 1."""
   axes = axes_of(case, param)
   return bool(axes) and all(param['flax_shape'][axis] == 1 for axis in axes)
-
-
-# --------------------------------------------------------------------- ours
 
 
 def nearness(case):
@@ -131,10 +125,8 @@ def late_lookahead(case):
 
 
 def optimizer(case):
-  if case['official_class'] == 'Lookahead':
-    tx = late_lookahead(case)
-  else:
-    tx = ours(case, case['hyper'])
+  is_late = case['official_class'] == 'Lookahead'
+  tx = late_lookahead(case) if is_late else ours(case, case['hyper'])
   # Ours trains weight vectors of one element; theirs freezes them.
   mask = {p['name']: frozen(case, p) for p in MANIFEST[case['param_set']]}
   return optax.chain(tx, optax.masked(optax.set_to_zero(), mask))
