@@ -1,6 +1,6 @@
 """Weight axes read from the program that uses the weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import dataclasses
 import functools
 import sys
@@ -42,32 +42,22 @@ def infer_weight_axes(
   .. math::
     y_o = \sum_i x_i W_{io} \quad\Rightarrow\quad \text{reduction axis } 0.
 
-  Neither names nor sizes count, so that transposed, stacked, fused, scanned or
-  vmapped layers of any framework are read alike. A leaf that is only added to
+  Neither names nor sizes count: transposed, stacked, fused, scanned or vmapped
+  layers of any framework are read alike. A leaf that is only added to
   activations, scales them, is looked up by index, or plays the activation (a
-  learned query) has no reduction axes. One that enters a primitive that cannot
-  be followed, or is used with different axes, is undecided and left alone; the
-  reason tells why, and "Limits" in the guide to inference lists such leaves.
+  learned query) has no reduction axes. One that cannot be followed, or is used
+  with different axes, is undecided and left alone; the reason tells why. The
+  guide to inference lists such leaves, and has the call for each framework.
 
   An input is whatever reaches a kernel without being made of ``params``: also
   constants, and noise drawn from a key. ``fn`` may be a loss or a training
   step: gradients taken inside are recognized.
 
-  ===========  ===============================================================
-  framework    call
-  ===========  ===============================================================
-  Flax linen   ``infer_weight_axes(model.apply, variables, x)``
-  Flax NNX     ``infer_weight_axes(lambda model, x: model(x), model, x)``
-  Haiku        ``infer_weight_axes(model.apply, params, key, x)``
-  Equinox      ``infer_weight_axes(lambda m, x: jax.vmap(m)(x), model, x)``
-  ===========  ===============================================================
-
   Args:
-    fn: A function of ``params``, the inputs and the keywords. A leaf on which
-      nothing that it returns depends is left alone.
+    fn: A function of ``params``, the inputs and the keywords.
     params: A tree of arrays or of ``jax.ShapeDtypeStruct``. Other leaves, such
-      as an Equinox module's functions, are left alone; so are the variables
-      of a Flax NNX module that are not ``nnx.Param``.
+      as an Equinox module's functions, are left alone; so are a Flax NNX
+      module's variables that are not ``nnx.Param``.
     *inputs: The data: trees of arrays or of ``jax.ShapeDtypeStruct``. Python
       scalars, strings and functions among them stay as they are.
     strict: Whether to raise if a leaf of rank 2 or more is undecided, or if
@@ -105,8 +95,7 @@ def infer_weight_axes(
   try:
     inferred = _read(fn, params, *inputs, **kwargs)
   except Exception as error:
-    user = _of_the_user(error.__traceback__)
-    raise error.with_traceback(user)  # noqa: B904
+    raise error.with_traceback(_of_the_user(error.__traceback__))  # noqa: B904
   leaves, treedef = flatten(params)
   explicit = explicit_axes(overrides, params)
   axes: list[WeightAxes] = []
@@ -121,17 +110,18 @@ def infer_weight_axes(
       unmet += line * (why in _UNMET)
       met = met or why not in _UNMET
   if not any(map(_jaxpr.is_array, jax.tree.leaves(params))):
-    _warn('There are no arrays in the params, so there are no axes.')
+    warnings.warn(_NO_ARRAYS, NothingInferredWarning, stacklevel=2)
   elif unmet and not met:
     message = '\n'.join([_NOTHING_MEETS, *unmet[:5], _NOTHING_REMEDY])
     if strict:
       raise ValueError(message)
-    _warn(message)
+    warnings.warn(message, NothingInferredWarning, stacklevel=2)
   if strict and undecided:
     raise ValueError('\n'.join([_UNDECIDED, *undecided, _REMEDY]))
   return jax.tree_util.tree_unflatten(treedef, axes)
 
 
+_NO_ARRAYS = 'There are no arrays in the params, so there are no axes.'
 _UNDECIDED = 'The program does not tell the weight axes of these leaves:'
 _REMEDY = (
   'Give their axes in overrides, where None leaves a leaf alone, or pass '
@@ -146,10 +136,6 @@ _NOTHING_REMEDY = (
 )
 
 
-def _warn(message: str) -> None:
-  warnings.warn(message, NothingInferredWarning, stacklevel=3)
-
-
 def _read(
   fn: Callable[..., Any], params: Any, *inputs: Any, **kwargs: Any
 ) -> list[WeightAxes]:
@@ -158,17 +144,17 @@ def _read(
   flat, treedef = jax.tree.flatten(((params, *inputs), kwargs))
   traced = [i for i, x in enumerate(flat) if _jaxpr.is_array(x)]
 
-  @functools.wraps(fn, updated=())
-  def call(*arrays: Any) -> Any:
-    return _call(fn, flat, treedef, dict(zip(traced, arrays, strict=True)))
+  @functools.wraps(fn, updated=())  # Its name is in JAX's errors.
+  def call(*arrays: Any) -> list[Any]:
+    new = dict(zip(traced, arrays, strict=True))
+    filled = [new.get(i, leaf) for i, leaf in enumerate(flat)]
+    args, kwargs = jax.tree.unflatten(treedef, filled)
+    results = jax.tree.leaves(fn(*args, **kwargs))
+    return [x for x in results if _jaxpr.is_array(x)]
 
-  arrays = [flat[i] for i in traced]
+  jaxpr = jax.make_jaxpr(call)(*(flat[i] for i in traced))
   count = len(is_param)
-  found = _judge.read(
-    _jaxpr.trace(call, *arrays),
-    [i if i < count else None for i in traced],
-    [x.shape for x in arrays],
-  )
+  found = _judge.read(jaxpr, [i if i < count else None for i in traced])
   no_array = WeightAxes((), (), 'not an array: left alone')
   no_param = WeightAxes((), (), 'not a parameter: left alone')
   return [
@@ -176,23 +162,14 @@ def _read(
   ]
 
 
-def _call(
-  fn: Callable[..., Any], flat: Sequence[Any], treedef: Any, new: dict[int, Any]
-) -> Any:
-  """Calls the user's function with some leaves of its arguments replaced."""
-  filled = [new.get(i, leaf) for i, leaf in enumerate(flat)]
-  args, kwargs = jax.tree.unflatten(treedef, filled)
-  return fn(*args, **kwargs)
-
-
 def _of_the_user(traceback: TracebackType | None) -> TracebackType | None:
   """What is below the call of the user's function, if it was called."""
-  frame = traceback
-  while frame:
-    if frame.tb_frame.f_code is _call.__code__:
-      return frame.tb_next
-    frame = frame.tb_next
-  return traceback
+  user = traceback
+  while traceback:
+    if traceback.tb_frame.f_code.co_filename == __file__:
+      user = traceback.tb_next
+    traceback = traceback.tb_next
+  return user
 
 
 def _require_function(fn: Any) -> None:
@@ -219,14 +196,13 @@ def _require_function(fn: Any) -> None:
 def _are_params(params: Any) -> list[bool]:
   """Which leaves are params: in a module of Flax NNX not every variable is."""
   nnx = sys.modules.get('flax.nnx')
-  if nnx is None:
-    return [True] * len(jax.tree.leaves(params))
+  variable, param = (nnx.Variable, nnx.Param) if nnx else ((), ())
 
   def is_variable(x: Any) -> bool:
-    return isinstance(x, nnx.Variable)
+    return isinstance(x, variable)
 
   return [
-    not is_variable(node) or isinstance(node, nnx.Param)
+    not is_variable(node) or isinstance(node, param)
     for node in jax.tree.leaves(params, is_leaf=is_variable)
     for _ in jax.tree.leaves(node)
   ]

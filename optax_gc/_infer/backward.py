@@ -1,262 +1,172 @@
 """The pass back: what the cotangents of parameters vary with."""
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Callable, Sequence
 import functools
+import itertools
 from typing import Any
 
-from optax_gc._infer import dims as _dims
 from optax_gc._infer import entries as _entries
-from optax_gc._infer import facts as _facts
 from optax_gc._infer import jaxpr as _jaxpr
 from optax_gc._infer import moves as _moves
 from optax_gc._infer import names as _names
 from optax_gc._infer import policy as _policy
 from optax_gc._infer import products as _products
 from optax_gc._infer import terms as _terms
-from optax_gc._infer.dims import C, X
-from optax_gc._infer.forward import Frame, Frames
-from optax_gc._infer.step import Step
-from optax_gc._infer.terms import LOOKED_UP, LOST, REVERSE, Term, Terms
+from optax_gc._infer.dims import C, X, fresh
+from optax_gc._infer.facts import Step
+from optax_gc._infer.forward import Frame
+from optax_gc._infer.terms import LOOKED_UP, LOST, REVERSE, Term, Terms, output
 
+Run = Callable[[Frame, list[Terms]], list[Terms]]
 _RULES = {**_moves.RULES, **_products.RULES, **_entries.RULES}
 
 
-class Walk:
-  """Walks programs from their results to their inputs.
+def run(
+  frame: Frame, results: list[Terms], dead: bool, path: tuple[str, ...] = ()
+) -> list[Terms]:
+  """The cotangents of a program's inputs, from those of its outputs.
 
-  Args:
-    path: The scopes around the program.
-    reverse: Whether reverse-mode differentiation made it.
-    dead: Whether what no result needs counts in programs in which it was
-      taken: it drops results whose derivative it keeps.
+  `path` are the scopes around it; `dead` says whether dead code counts.
   """
+  known: dict[Any, Terms] = collections.defaultdict(list)
+  for atom, terms in zip(frame.program.outvars, results, strict=True):
+    if not _jaxpr.is_literal(atom):
+      known[atom] += terms
+  derives = dead and any(step.reverse for step in frame.steps)
+  for step in reversed(frame.steps):
+    outs = [known.pop(out, []) for out in step.equation.outvars]
+    if derives and not any(outs):
+      # algebra/laplacian: reverse mode drops results whose derivative it keeps.
+      pairs = zip(step.outs, step.results, strict=True)
+      outs = [[output(shape)] * fact.data for shape, fact in pairs]
+    if any(outs) and step.held():
+      step.path = path
+      found = _operands(step, outs, dead)
+      for k in step.held():
+        known[step.equation.invars[k]] += found[k]
+  return [_terms.distinct(known[atom]) for atom in frame.program.invars]
 
-  def __init__(
-    self, path: tuple[str, ...] = (), reverse: bool = False, dead: bool = False
-  ):
-    self.path = path
-    self.reverse = reverse
-    self.dead = dead
 
-  def run(self, frame: Frame, results: Sequence[Terms]) -> list[Terms]:
-    """The cotangents of a program's inputs, from those of its outputs."""
-    program, facts = frame.program, frame.facts
-    known: dict[Any, Terms] = {}
-    for atom, terms in zip(program.outvars, results, strict=True):
-      _give(known, atom, terms)
-    for number in reversed(range(len(program.eqns))):
-      equation = program.eqns[number]
-      reverse = self.reverse or frame.reverse[number]
-      outs = [known.pop(out, []) for out in equation.outvars]
-      if not any(outs):
-        if reverse or not (self.dead and outs and any(frame.reverse)):
-          continue
-        outs = [returned(out) for out in equation.outvars]
-      operands = [frame.fact(atom) for atom in equation.invars]
-      if not any(fact.made & _facts.WEIGHTS for fact in operands):
-        continue
-      outs = list(map(_terms.distinct, outs))
-      outs = [
-        _terms.merged(terms, _jaxpr.shape(out)) if facts[out].data else terms
-        for out, terms in zip(equation.outvars, outs, strict=True)
-      ]
-      data = any(facts[out].data for out in equation.outvars)
-      step = Step(equation, operands, data, self.path)
-      inner = frame.inner.get(number)
-      if inner is not None:
-        path = (*self.path, *_jaxpr.scopes(equation))
-        found = Walk(path, reverse, self.dead).into(step, inner, outs)
-      else:
-        found = _back(step, outs, reverse)
-      for atom, fact, terms in zip(
-        equation.invars, operands, found, strict=True
-      ):
-        if fact.made & _facts.WEIGHTS:
-          _give(known, atom, terms)
-    return [_terms.distinct(known.get(atom, [])) for atom in program.invars]
-
-  def into(self, step: Step, inner: Frames, outs: list[Terms]) -> list[Terms]:
-    """The cotangents of what an equation hands to its sub-programs."""
-    flows = {'scan': self._scan, 'while': self._while, 'cond': self._cond}
-    if step.name in flows:
-      return flows[step.name](step, inner, outs)
-    (frame,) = inner
-    local = [
-      [_moves.resized(term, _jaxpr.shape(atom)) for term in terms]
-      for atom, terms in zip(frame.program.outvars, outs, strict=True)
-    ]
-    return [
-      [_moves.resized(term, shape) for term in terms]
-      for terms, shape in zip(self.run(frame, local), step.shapes, strict=True)
-    ]
-
-  def _cond(self, step: Step, inner: Frames, outs: list[Terms]) -> list[Terms]:
+def _operands(step: Step, outs: list[Terms], dead: bool) -> list[Terms]:
+  """The cotangents of an equation's operands."""
+  outs = list(map(_terms.distinct, outs))
+  for k, fact in enumerate(step.results):
+    if fact.data:
+      outs[k] = _terms.merged(outs[k], step.outs[k])
+  if step.reverse or not step.inner:
+    return _primitive(step, outs)
+  path = (*step.path, *_jaxpr.scopes(step.equation))
+  inside = functools.partial(run, dead=dead, path=path)
+  if step.name in ('scan', 'while'):
+    return _loop(step, outs, inside)
+  if step.name == 'cond':
     # algebra/kernels_chosen_by_a_branch: one branch is not added to another.
     runs = [
-      self.run(frame, [[_terms.other(t, k) for t in terms] for terms in outs])
-      for k, frame in enumerate(inner)
+      inside(frame, [[_terms.other(t, k) for t in terms] for terms in outs])
+      for k, frame in enumerate(step.inner)
     ]
-    joined = [[t for terms in each for t in terms] for each in zip(*runs)]  # noqa: B905
-    return [[], *joined]
+    return [[], *(list(itertools.chain(*each)) for each in zip(*runs))]  # noqa: B905
+  (frame,) = step.inner
+  shapes = map(_jaxpr.shape, frame.program.outvars)
+  found = inside(frame, list(map(_resized, outs, shapes)))
+  return list(map(_resized, found, step.shapes))
 
-  def _scan(self, step: Step, inner: Frames, outs: list[Terms]) -> list[Terms]:
-    constants, carried = _jaxpr.scan_layout(step.equation)
-    first = constants + carried
-    rows = [
-      [term._replace(dims=term.dims[1:]) for term in terms]
-      for terms in outs[carried:]
+
+def _resized(terms: Terms, shape: Sequence[int]) -> Terms:
+  return [_moves.resized(term, shape) for term in terms]
+
+
+def _loop(step: Step, outs: list[Terms], run: Run) -> list[Terms]:
+  """The cotangents of a loop's inputs."""
+  begin, frame, *tests = step.inner
+  _, _, (tested, first, last) = _jaxpr.loop(step.equation)
+  carry, stacked = outs[: last - first], outs[last - first :]
+  asked: list[Terms] = []
+  for test in tests:
+    asked = run(test, [[output(())]])
+    carry = [[*a, *b] for a, b in zip(carry, asked[tested:], strict=True)]
+  rows = [[t.over(t.dims[1:]) for t in terms] for terms in stacked]
+  carry, found = _repeat(lambda c: run(frame, [*c, *rows]), first, carry)
+  if begin is not frame:
+    # science/learning_to_learn: data enters the state after one step.
+    found[first:last] = run(begin, [*carry, *rows])[first:last]
+  # algebra/stacked_kernels_contracted_over_the_stack.
+  stacks = {term.ident: term.dims[0] for terms in stacked for term in terms}
+  for k in range(last, len(found)):
+    stack = fresh(step.shapes[k][0], X | C)
+    found[k] = [t.over((stacks.get(t.ident, stack), *t.dims)) for t in found[k]]
+  return [*asked[:tested], *found]
+
+
+def _repeat(
+  body: Callable[[list[Terms]], list[Terms]], first: int, carry: list[Terms]
+) -> tuple[list[Terms], list[Terms]]:
+  """Goes back through a loop's body until nothing new is said.
+
+  Returns the cotangents of what it carries, from input `first`, and of all.
+  """
+  total: list[Terms] = []
+  carry = [_novel(terms) for terms in carry]
+  while True:
+    found = body(carry)
+    total = list(map(_novel, total or found, found))
+    pairs = list(zip(carry, found[first:], strict=False))
+    same: set[int] = set()
+    for old, now in pairs:
+      idents = {term.ident for term in now}
+      same |= idents if idents <= {term.ident for term in old} else set()
+    # structure/kernels_that_take_turns: an iteration earlier, what it meets
+    # has another cotangent, except where the body passes it on.
+    earlier = [
+      [t if t.ident in same else _terms.other(t, 'earlier') for t in now]
+      for _, now in pairs
     ]
-    found = self._repeat(inner, constants, outs[:carried], rows)
-    # algebra/stacked_kernels_contracted_over_the_stack.
-    stacks = {
-      term.ident: term.dims[0] for terms in outs[carried:] for term in terms
-    }
-    stack = functools.partial(_dims.fresh, step.params['length'], X | C)
-    for k in range(first, len(found)):
-      found[k] = [
-        term._replace(dims=(stacks.get(term.ident) or stack(), *term.dims))
-        for term in found[k]
-      ]
-    return found
-
-  def _while(self, step: Step, inner: Frames, outs: list[Terms]) -> list[Terms]:
-    test, *bodies = inner
-    first = step.params['cond_nconsts']
-    start = step.params['body_nconsts']
-    asked = self.run(test, [returned(test.program.outvars[0])])
-    carry = [[*a, *b] for a, b in zip(outs, asked[first:], strict=True)]
-    return [*asked[:first], *self._repeat(tuple(bodies), start, carry, [])]
-
-  def _repeat(
-    self,
-    frames: Frames,
-    first: int,
-    carry: list[Terms],
-    rows: list[Terms],
-  ) -> list[Terms]:
-    """The cotangents of a loop's inputs: goes back until nothing new is said.
-
-    Args:
-      frames: The body in its first iteration, and in any.
-      first: The number of the first carried value among the body's inputs.
-      carry: The cotangents of what is carried out.
-      rows: Those of the body's other results.
-    """
-    begin, frame = frames
-    total: list[Terms] = [[] for _ in frame.program.invars]
-    carried = [_novel([], terms) for terms in carry]
-    while True:
-      found = self.run(frame, [*carried, *rows])
-      total = [_novel(a, b) for a, b in zip(total, found, strict=True)]
-      pairs = list(zip(carried, found[first:], strict=False))
-      same: set[int] = set()
-      for old, now in pairs:
-        same |= _idents(now) if _idents(now) <= _idents(old) else set()
-      # structure/kernels_that_take_turns: an iteration earlier, what it meets
-      # has another cotangent, except where the body passes it on.
-      earlier = [
-        [t if t.ident in same else _terms.other(t, 'earlier') for t in now]
-        for _, now in pairs
-      ]
-      new = list(map(_novel, carried, earlier))
-      if list(map(len, new)) == list(map(len, carried)):
-        break
-      carried = new
-    if begin is not frame:
-      # science/learning_to_learn: data enters the state after one step.
-      found = self.run(begin, [*carried, *rows])
-      last = first + len(carry)
-      total[first:last] = found[first:last]
-    return total
+    new = list(map(_novel, carry, earlier))
+    if list(map(len, new)) == list(map(len, carry)):
+      return carry, total
+    carry = new
 
 
-def returned(atom: Any) -> Terms:
-  """The cotangent of a result: an output."""
-  return [_terms.full(_jaxpr.shape(atom), C, _terms.RETURNED, '')]
+def _novel(*terms: Terms) -> Terms:
+  """The terms that say something else."""
+  return _terms.unique(itertools.chain(*terms), _terms.signature)
 
 
-def _give(known: dict[Any, Terms], atom: Any, terms: Terms) -> None:
-  if not _jaxpr.is_literal(atom):
-    known.setdefault(atom, []).extend(terms)
-
-
-def _novel(terms: Terms, more: Terms) -> Terms:
-  """With the terms that say something else."""
-  seen = {_terms.signature(term): term for term in terms}
-  for term in more:
-    seen.setdefault(_terms.signature(term), term)
-  return list(seen.values())
-
-
-def _idents(terms: Terms) -> set[int]:
-  return {term.ident for term in terms}
-
-
-def _back(step: Step, outs: list[Terms], reverse: bool) -> list[Terms]:
-  """The cotangents of an equation's operands."""
+def _primitive(step: Step, outs: list[Terms]) -> list[Terms]:
   found: list[Terms] = [[] for _ in step.facts]
-  if step.name == 'stop_gradient':
-    if step.facts[0].kernel:
-      use = _terms.STOPPED
-      found[0] = [_terms.closed(step.shapes[0], use, use)]
-    return found
-  if step.name in _names.PASSES:
-    for k, terms in enumerate(outs):
-      found[k] = [_moves.passed(step, term, k) for term in terms]
-  elif step.name in ('split', 'unstack'):
-    found[0] = _moves.split(step, outs)
-  else:
-    for number, terms in enumerate(outs):
-      for term in terms:
-        for k, part in enumerate(_parts(step, term, number)):
-          if part is not None:
-            found[k].append(part)
-  if reverse:
-    for k, fact in enumerate(step.facts):
-      if fact.kernel:
-        found[k] = [_terms.closed(step.shapes[k], REVERSE, REVERSE)]
-      else:
-        found[k] = [_terms.as_output(t, REVERSE, REVERSE) for t in found[k]]
+  for step.out, terms in enumerate(outs):
+    for k in step.held():
+      parts = (_part(step, term, k) for term in terms)
+      found[k] += [part for part in parts if part is not None]
   return found
 
 
-def _parts(step: Step, term: Term, number: int) -> list[Term | None]:
-  """What becomes of one term of a result, for each operand."""
-  found: list[Term | None] = [None] * len(step.facts)
-  if not term.open:
+def _part(step: Step, term: Term, k: int) -> Term | None:
+  """What becomes of one term of a result, for an operand."""
+  shape, fact = step.shapes[k], step.facts[k]
+  if step.reverse:
+    # What it takes is a result of the forward pass: that is not a use.
+    said = _terms.closed(shape, REVERSE, REVERSE)
+    return said if fact.kernel else output(shape)
+  chosen = any(fact.chooses for fact in step.facts[1:])
+  if not term.open and step.name not in _names.PASSES:
     use, place = term.use, term.place
-    chosen = any(fact.chooses for fact in step.facts[1:])
-    kept = use == LOST or place == _policy.PICKED
-    if step.name == 'gather' and chosen and not kept:
+    if step.name == 'gather' and chosen and place != _policy.PICKED:
       use, place = LOOKED_UP, step.place  # science/tables_compared.
-    for k in step.held():
-      found[k] = _terms.closed(step.shapes[k], use, place)
-    return found
-  if step.name == 'sort':
-    found[number] = term
-    for k in step.held():  # layers/experts_ragged: the order is made of it.
-      if k != number and step.facts[k].data:
-        found[k] = _terms.full(step.shape, C, '', step.place)
-    return found
-  found = list(_RULES.get(step.name, _unknown)(step, term))
-  if step.name in _names.INDEXED:  # structure/joined_and_cut_off: not all.
-    for k in step.held():
-      if k and step.facts[k].chooses:
-        found[k] = _terms.full(step.shapes[k], C, term.use, step.place)
-  return found
+    return _terms.closed(shape, use, place)
+  if step.name in _names.INDEXED and k and fact.chooses:
+    # structure/joined_and_cut_off: not all.
+    return output(shape, term.use, step.place)
+  return _RULES.get(step.name, _unknown)(step, term, k)
 
 
-def _unknown(step: Step, term: Term) -> list[Term | None]:
+def _unknown(step: Step, term: Term, k: int) -> Term:
   """A primitive that is not known loses weights; data goes on as data."""
-  found: list[Term | None] = [None] * len(step.facts)
-  for k in step.held():
-    shape = step.shapes[k]
-    if step.facts[k].data:
-      found[k] = _terms.full(shape, C, term.use, step.place)
-    elif not _terms.varies(term):
-      # algebra/spectral_norm_with_its_gradient: it only rescales.
-      found[k] = _terms.closed(shape, _terms.GAIN, step.place)
-    else:
-      why = f'lost in the primitive {step.place}'
-      found[k] = _terms.closed(shape, LOST, why)
-  return found
+  shape = step.shapes[k]
+  if step.facts[k].data:
+    return output(shape, term.use, step.place)
+  if not term.varies:
+    # algebra/spectral_norm_with_its_gradient: it only rescales.
+    return _terms.closed(shape, _terms.GAIN, step.place)
+  return _terms.closed(shape, LOST, f'lost in the primitive {step.place}')

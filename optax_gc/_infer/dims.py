@@ -4,7 +4,7 @@ A dimension is an ordered product of factors, the slowest first, so that
 reshapes take it apart and put it together without losing what its parts are.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 import itertools
 import math
 from typing import NamedTuple
@@ -13,7 +13,8 @@ from typing import NamedTuple
 # an activation alone, as of a norm, which counts as C where nothing else does.
 X, C, BENT = 1, 2, 4
 
-_keys = itertools.count()
+# Gives numbers that were not given before.
+new_key = itertools.count().__next__
 
 
 class Factor(NamedTuple):
@@ -40,14 +41,9 @@ Dim = tuple[Factor, ...]
 NOWHERE = range(0)
 
 
-def new_key() -> int:
-  """A number that was not given before."""
-  return next(_keys)
-
-
 def fresh(size: int, label: int = 0) -> Dim:
   """A dimension of one factor."""
-  return (Factor(size, label, next(_keys)),)
+  return (Factor(size, label, new_key()),)
 
 
 def label_of(dim: Iterable[Factor]) -> int:
@@ -60,12 +56,7 @@ def label_of(dim: Iterable[Factor]) -> int:
 
 def size_of(dim: Dim) -> int:
   """A dimension's length."""
-  return dim[0].size if len(dim) == 1 else math.prod(f.size for f in dim)
-
-
-def relabel(dim: Dim, label: Callable[[int], int]) -> Dim:
-  """The dimension with other labels, made of those before."""
-  return tuple(f._replace(label=label(f.label)) for f in dim)
+  return math.prod(factor.size for factor in dim)
 
 
 def blur(dim: Iterable[Factor]) -> int:
@@ -74,22 +65,24 @@ def blur(dim: Iterable[Factor]) -> int:
   return labels.pop() if len(labels) == 1 else (X | C) * bool(labels)
 
 
-def reshape(dims: Sequence[Dim], shape: Sequence[int]) -> tuple[Dim, ...]:
+def reshape(dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
   """The dimensions of a reshaped array, of factors of those before."""
+  if 0 in shape:  # structure/empty.
+    return list(map(fresh, shape))
   queue = [f for dim in dims for f in dim if f.size > 1]
   out: list[Dim] = []
   while len(out) < len(shape):
     taken: list[Factor] = []
     have, want, stop = 1, shape[len(out)], len(out) + 1
     # structure/outputs_regrouped: the fewest with as many entries, apart.
-    while have != want and (queue if have < want else stop < len(shape)):
+    while have != want:
       if have < want:
         taken.append(queue.pop(0))
         have *= taken[-1].size
       else:
         want, stop = want * shape[stop], stop + 1
     out += _regrouped(taken, shape[len(out) : stop])
-  return tuple(out)
+  return out
 
 
 def _regrouped(factors: Sequence[Factor], shape: Sequence[int]) -> list[Dim]:
@@ -98,25 +91,19 @@ def _regrouped(factors: Sequence[Factor], shape: Sequence[int]) -> list[Dim]:
   for size in shape:
     left = size
     taken: Dim = ()
-    while left > 1 and queue:
+    while left > 1:
       head = queue.pop(0)
       if left % head.size and head.size % left:
         return [fresh(n, blur(factors)) for n in shape]
-      if left % head.size:
-        head, inner = _split(head, left)
-        queue.insert(0, inner)
+      if left % head.size:  # structure/rows_of_a_flat_kernel.
+        region = None if head.region is None else NOWHERE
+        inner = head.size // left
+        queue.insert(0, head._replace(size=inner, region=region))
+        head = head._replace(size=left, region=region)
       taken += (head,)
       left //= head.size
     out.append(taken or fresh(size))
   return out
-
-
-def _split(factor: Factor, outer: int) -> tuple[Factor, Factor]:
-  """A factor as two, the first of the given size; they share its key."""
-  region = None if factor.region is None else NOWHERE
-  whole = factor._replace(region=region)
-  inner = factor.size // outer
-  return whole._replace(size=outer), whole._replace(size=inner)
 
 
 def _one(dim: Dim) -> Factor:
@@ -124,21 +111,20 @@ def _one(dim: Dim) -> Factor:
   return dim[0] if len(dim) == 1 else fresh(size_of(dim), blur(dim))[0]
 
 
-def place(dim: Dim, start: int | None, total: int, stride: int = 1) -> Dim:
+def place(dim: Dim, start: int | None, total: int) -> Dim:
   """The dimension of what a slice was taken from: it is zero around the slice.
 
   Where the slice began, `start`, may be unknown: None.
   """
-  size, whole = size_of(dim), _one(dim)
-  if size == total:
+  whole = _one(dim)
+  if whole.size == total:
     return dim
-  part = range(size) if whole.region is None else whole.region
+  part = range(whole.size) if whole.region is None else whole.region
   region = NOWHERE
   if part and start is not None:
-    first, last = start + stride * part[0], start + stride * part[-1]
-    region = range(first, last + 1, stride * part.step)
+    region = range(start + part.start, start + part.stop)
   # What was squeezed is marked as a batch only as long as it is one entry.
-  label = 0 if size == 1 and whole.label == X | C else whole.label
+  label = 0 if whole.size == 1 and whole.label == X | C else whole.label
   return (whole._replace(size=total, label=label, region=region),)
 
 
@@ -149,8 +135,8 @@ def cut(dim: Dim, start: int, size: int) -> Dim | None:
     return dim
   region = whole.region
   if region:
-    first, last = region.start - start, min(region.stop - start, size)
-    region = range(first, last, region.step)[max(0, -(first // region.step)) :]
+    stop = min(region.stop - start, size)
+    region = range(max(region.start - start, 0), stop)
     if not region:
       return None
   return (whole._replace(size=size, region=region),)

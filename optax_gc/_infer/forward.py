@@ -1,131 +1,209 @@
 """The pass forward: what every value of a program is made of."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+import functools
+import operator
+from typing import Any, NamedTuple
 
 from optax_gc._infer import facts as _facts
 from optax_gc._infer import jaxpr as _jaxpr
-from optax_gc._infer.facts import OTHER, WEIGHTS, Fact, Facts
+from optax_gc._infer import names as _names
+from optax_gc._infer.dims import Factor, label_of, reshape
+from optax_gc._infer.facts import DATA, OTHER, WEIGHTS, Fact, Facts, Side, Step
 
 
-class Frame:
-  """One program on facts: those of all its values, and its sub-programs.
-
-  Attributes:
-    program: The program.
-    facts: What its variables are.
-    inner: The frames of sub-programs, by the number of the equation.
-    reverse: Which equations reverse-mode differentiation made.
-  """
-
-  def __init__(self, jaxpr: Any):
-    self.program = _jaxpr.program_of(jaxpr)
-    self.facts: dict[Any, Fact] = {}
-    self.inner: dict[int, tuple[Frame, ...]] = {}
-    self.reverse = _jaxpr.backward_in(self.program.eqns)
-
-  def fact(self, atom: Any) -> Fact:
-    """What a variable or a literal is."""
-    if _jaxpr.is_literal(atom):
-      return Fact(0, (0,) * len(_jaxpr.shape(atom)))
-    return self.facts[atom]
+def _made(operands: Facts) -> Fact:
+  """A number made of all operands."""
+  numbers = [fact._replace(varies=()) for fact in operands]
+  return functools.reduce(_facts.join, numbers, Fact(0, ()))
 
 
-Frames = tuple[Frame, ...]
-# The facts of an equation's results, and the frames of its sub-programs.
-Inside = tuple[Facts, Frames]
+def _mixed(fact: Fact, shape: Sequence[int]) -> Fact:
+  """Of another shape, varying with all that there is everywhere."""
+  along = fact.made & (OTHER | WEIGHTS) or _facts.CONSTANT
+  return fact._replace(varies=(along,) * len(shape))
+
+
+def _anything(step: Step) -> Facts:
+  """A primitive that may vary with all that it takes."""
+  fact = _made(step.facts)
+  return [_mixed(fact, shape) for shape in step.outs]
+
+
+def _each(step: Step) -> Facts:
+  """Every operand is passed on; what collectives resize varies everywhere."""
+  return [
+    fact if len(fact.varies) == len(shape) else _mixed(fact, shape)
+    for fact, shape in zip(step.facts, step.outs, strict=True)
+  ]
+
+
+def _joined(step: Step) -> Facts:
+  """A result's dimension varies with what those of operands do."""
+  rows = map(step.spread, range(len(step.facts)))
+  varies = [functools.reduce(operator.or_, along) for along in zip(*rows)]  # noqa: B905
+  return [_made(step.facts)._replace(varies=tuple(varies[: len(step.shape)]))]
+
+
+def _bent(step: Step) -> Facts:
+  (fact,) = _joined(step)
+  # linen/fp8_dense: what is rescaled to be rounded is a kernel still.
+  if fact.made & _facts.RESCALED and step.name not in _names.ROUNDS:
+    return [Fact(DATA | WEIGHTS, fact.varies)]
+  bent = _facts.BENT * bool(fact.made & _facts.PRODUCT)
+  return [fact._replace(made=fact.made | bent)]
+
+
+def _multiplied(step: Step) -> Facts:
+  """Weights times one number are weights; an embedding times weights is not."""
+  (fact,) = _joined(step)
+  weights = [operand for operand in step.facts if operand.kernel]
+  number = any(fact.data and not any(fact.varies) for fact in step.facts)
+  if len(weights) == 1 and number:
+    made = weights[0].made | _facts.RESCALED
+    return [Fact(made, fact.varies, weights[0].leaves)]
+  if len({operand.picked for operand in weights}) == 2:
+    return [Fact(DATA | WEIGHTS, fact.varies)]
+  return [fact]
+
+
+def _selected(step: Step) -> Facts:
+  """Weights that data chose are weights still; a mask makes a matrix."""
+  (fact,) = _joined(step)
+  which, *cases = step.facts
+  kernel = _made(cases).kernel
+  if kernel and which.chooses:  # structure/branches_mapped.
+    return [functools.reduce(_facts.join, cases)]
+  if kernel:  # factors/diagonal_gain: `diag(a)` was not repeated.
+    varies = tuple(v | WEIGHTS * (v == _facts.CONSTANT) for v in fact.varies)
+    return [fact._replace(varies=varies)]
+  return [fact]
+
+
+def _reshaped(step: Step) -> Facts:
+  rows = zip(step.shapes[0], step.facts[0].varies, strict=True)
+  dims = reshape([(Factor(n, v),) for n, v in rows], step.shape)
+  return [step.facts[0]._replace(varies=tuple(map(label_of, dims)))]
+
+
+def _looked_up(step: Step) -> Facts:
+  """A weight is still one, though data picked it."""
+  source, *places = step.facts
+  if not any(fact.chooses for fact in places):
+    return [_mixed(source, step.shape)]
+  window = step.params['dimension_numbers'].offset_dims
+  at = range(len(step.shape))
+  varies = tuple(WEIGHTS if i in window else OTHER for i in at)
+  return [Fact(source.made | _facts.PICKED, varies, source.leaves)]
+
+
+def _dot(step: Step) -> Facts:
+  (fact,) = _joined(step)
+  acts = Side(step, 0).acts() or Side(step, 1).acts()
+  made = DATA if acts else _facts.PRODUCT
+  return [fact._replace(made=fact.made | made)]
+
+
+def _layer(step: Step) -> Facts:
+  """A convolution or a ragged product: never of two kernels."""
+  (fact,) = _anything(step)
+  return [fact._replace(made=fact.made | DATA * step.facts[1].kernel)]
+
+
+_RULES: dict[str, Callable[[Step], Facts]] = {
+  name: rule
+  for rule, names in (
+    (lambda step: step.facts[:1], _names.KEEPS | _names.RUNS),
+    (_reshaped, {'reshape'}),
+    (_layer, _names.LAYERS),
+    (_each, _names.PASSES),
+    (_joined, _names.ADDS | _names.MOVES | _names.REDUCES),
+    (_multiplied, {'mul', 'div'}),
+    (_bent, _names.BENDS),
+    (lambda s: [Fact(0, (OTHER,) * len(n)) for n in s.outs], _names.DRAWN),
+    (_dot, {'dot_general'}),
+    (_looked_up, {'gather'}),
+    (_selected, {'select_n'}),
+  )
+  for name in names
+}
+
+
+class Frame(NamedTuple):
+  """A program, read: with its equations in order, and what its results are."""
+
+  program: Any
+  steps: list[Step]
+  results: Facts
 
 
 class Reader:
-  """Runs programs on facts, each sub-program once for the same facts."""
+  """Reads programs, each sub-program once for the same facts."""
 
   def __init__(self) -> None:
-    self._memo: dict[Any, tuple[Facts, Frame]] = {}
+    self._memo: dict[Any, Frame] = {}
 
-  def run(self, jaxpr: Any, facts: Sequence[Fact]) -> tuple[Facts, Frame]:
-    """The facts of a program's outputs, and its frame."""
-    key = (id(jaxpr), tuple(facts))
+  def run(self, jaxpr: Any, inputs: Sequence[Fact]) -> Frame:
+    """A program, read from the facts of its inputs."""
+    key = (id(jaxpr), tuple(inputs))
     if key not in self._memo:
-      self._memo[key] = self._run(jaxpr, facts)
+      self._memo[key] = self._run(_jaxpr.program_of(jaxpr), inputs)
     return self._memo[key]
 
-  def _run(self, jaxpr: Any, facts: Sequence[Fact]) -> tuple[Facts, Frame]:
-    frame = Frame(jaxpr)
-    program = frame.program
-    for const in program.constvars:
-      frame.facts[const] = _facts.constant(_jaxpr.shape(const))
-    frame.facts.update(zip(program.invars, facts, strict=True))
-    for number, equation in enumerate(program.eqns):
-      operands = [frame.fact(atom) for atom in equation.invars]
-      results = self._equation(frame, number, equation, operands)
-      frame.facts.update(zip(equation.outvars, results, strict=True))
-    return [frame.fact(atom) for atom in program.outvars], frame
+  def _run(self, program: Any, inputs: Sequence[Fact]) -> Frame:
+    facts = dict(zip(program.invars, inputs, strict=True))
+    for x in program.constvars:
+      facts[x] = Fact(0, (_facts.CONSTANT,) * len(_jaxpr.shape(x)))
 
-  def _equation(
-    self, frame: Frame, number: int, equation: Any, operands: Facts
-  ) -> Facts:
-    name = equation.primitive.name
-    if name in _facts.RULES:
-      return _facts.RULES[name](equation, operands)
-    flows = {'scan': self._scan, 'while': self._while, 'cond': self._cond}
-    results, inner = flows.get(name, self._call)(equation, operands)
-    if inner:
-      frame.inner[number] = inner
-    return results
+    def of(atom: Any) -> Fact:
+      number = Fact(0, (0,) * len(_jaxpr.shape(atom)))
+      return number if _jaxpr.is_literal(atom) else facts[atom]
 
-  def _call(self, equation: Any, operands: Facts) -> Inside:
-    jaxpr = _jaxpr.callee(equation)
+    steps = []
+    reverse = _jaxpr.backward_in(program.eqns)
+    for equation, back in zip(program.eqns, reverse, strict=True):
+      step = Step(equation, list(map(of, equation.invars)), back)
+      step.results = _RULES.get(step.name, self._call)(step)
+      facts |= zip(equation.outvars, step.results, strict=True)
+      steps.append(step)
+    return Frame(program, steps, list(map(of, program.outvars)))
+
+  def _call(self, step: Step) -> Facts:
+    if step.name in ('scan', 'while'):
+      return self._loop(step)
+    if step.name == 'cond':
+      branches = step.params['branches']
+      step.inner = [self.run(branch, step.facts[1:]) for branch in branches]
+      results = zip(*(frame.results for frame in step.inner))  # noqa: B905
+      return [functools.reduce(_facts.join, each) for each in results]
+    jaxpr = _jaxpr.callee(step.equation)
     if jaxpr is None:
-      return _facts.anything(equation, operands), ()
-    results, frame = self.run(jaxpr, operands)
-    return results, (frame,)
+      return _anything(step)
+    frame = self.run(jaxpr, step.facts)
+    step.inner = [frame]
+    return frame.results
 
-  def _scan(self, equation: Any, operands: Facts) -> Inside:
-    constants, carried = _jaxpr.scan_layout(equation)
-    first = constants + carried
-    rows = [fact._replace(varies=fact.varies[1:]) for fact in operands[first:]]
-    carry, results, frames = self._iterate(
-      equation.params['jaxpr'],
-      operands[:constants],
-      operands[constants:first],
-      rows,
-    )
+  def _loop(self, step: Step) -> Facts:
+    """Joins what a loop carries with what it makes of it until that repeats.
+
+    The frames are those of the first iteration, of any, and of the test.
+    """
+    body, test, (tested, first, last) = _jaxpr.loop(step.equation)
+    facts = step.facts[tested:]
+    carry = facts[first:last]
+    rows = [fact._replace(varies=fact.varies[1:]) for fact in facts[last:]]
+    frames: list[Frame] = []
+    before = None
+    while carry != before:
+      frames.append(self.run(body, [*facts[:first], *carry, *rows]))
+      before = carry
+      carry = list(map(_facts.join, carry, frames[-1].results))
+    step.inner = [frames[0], frames[-1]]
+    if test is not None:
+      step.inner.append(self.run(test, [*step.facts[:tested], *carry]))
     # structure/kernels_that_a_loop_stacks: they are not repeated.
     stacked = [
       fact._replace(varies=(fact.made & (OTHER | WEIGHTS), *fact.varies))
-      for fact in results[carried:]
+      for fact in frames[-1].results[len(carry) :]
     ]
-    return [*carry, *stacked], frames
-
-  def _iterate(
-    self, body: Any, fixed: Facts, carry: Facts, rows: Facts
-  ) -> tuple[Facts, Facts, tuple[Frame, Frame]]:
-    """Joins what a loop carries with what it makes of it until that repeats.
-
-    The frames are those of the first iteration, and of any.
-    """
-    begin: Frame | None = None
-    while True:
-      results, frame = self.run(body, [*fixed, *carry, *rows])
-      begin = begin or frame
-      joined = list(map(_facts.join, carry, results))
-      if joined == carry:
-        return carry, results, (begin, frame)
-      carry = joined
-
-  def _while(self, equation: Any, operands: Facts) -> Inside:
-    params = equation.params
-    first = params['cond_nconsts']
-    start = first + params['body_nconsts']
-    carry, _, bodies = self._iterate(
-      params['body_jaxpr'], operands[first:start], operands[start:], []
-    )
-    _, test = self.run(params['cond_jaxpr'], [*operands[:first], *carry])
-    return carry, (test, *bodies)
-
-  def _cond(self, equation: Any, operands: Facts) -> Inside:
-    runs = [self.run(b, operands[1:]) for b in equation.params['branches']]
-    results = runs[0][0]
-    for others, _ in runs[1:]:
-      results = list(map(_facts.join, results, others))
-    return results, tuple(frame for _, frame in runs)
+    return [*carry, *stacked]

@@ -1,12 +1,9 @@
 """Programs as JAX traces them: all that depends on JAX's version is here.
 
-It and `_xla` alone touch ``jax.extend``. It traces a function and hides what
-moves between releases of JAX: how scans lay out their operands, how
-sub-programs are stored, where names live.
+It and `_xla` alone touch ``jax.extend``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,21 +11,6 @@ from jax.extend import core as jex_core
 import jax.numpy as jnp
 
 Equation = jex_core.JaxprEqn
-
-
-def trace(fn: Callable[..., Any], *args: Any) -> Any:
-  """Traces a function without computing or allocating anything.
-
-  It may return anything, of which arrays count. The inputs of the program are
-  the leaves of ``args``, trees of arrays or of ``jax.ShapeDtypeStruct``.
-  """
-
-  # In JAX's errors it is the user's function that is traced.
-  @functools.wraps(fn, updated=())
-  def arrays_of(*args: Any) -> list[Any]:
-    return [x for x in jax.tree.leaves(fn(*args)) if is_array(x)]
-
-  return jax.make_jaxpr(arrays_of)(*args)
 
 
 def is_array(x: Any) -> bool:
@@ -52,11 +34,6 @@ def is_literal(atom: Any) -> bool:
   return isinstance(atom, jex_core.Literal)
 
 
-def literal(atom: Any) -> int | None:
-  """The whole number written into the program, if it is one."""
-  return int(atom.val) if is_literal(atom) else None
-
-
 def shape(atom: Any) -> tuple[int, ...]:
   """The shape of a variable or literal; () for tokens and references."""
   return tuple(getattr(atom.aval, 'shape', ()))
@@ -70,23 +47,35 @@ def callee(equation: Equation) -> Any | None:
   """
   if equation.primitive.name == 'shard_map':
     return equation.params['jaxpr']
-  whole = _shapes(equation.invars), _shapes(equation.outvars)
   fits = [
     jaxpr
-    for jaxpr in _jaxprs(equation.params)
-    for program in [program_of(jaxpr)]
-    if (_shapes(program.invars), _shapes(program.outvars)) == whole
+    for jaxpr in jax.tree.leaves(equation.params)
+    if isinstance(jaxpr, jex_core.Jaxpr | jex_core.ClosedJaxpr)
+    and _shapes(program_of(jaxpr)) == _shapes(equation)
   ]
   return fits[0] if len(fits) == 1 else None
 
 
-def scan_layout(equation: Equation) -> tuple[int, int]:
-  """How many of a scan's operands are constants and how many are carried."""
+def _shapes(program: Any) -> tuple[list[tuple[int, ...]], ...]:
+  return list(map(shape, program.invars)), list(map(shape, program.outvars))
+
+
+def loop(equation: Equation) -> tuple[Any, Any, tuple[int, int, int]]:
+  """The body and the condition, if any, of a `scan` or a `while`.
+
+  And how many operands only the condition has; and the numbers of the first of
+  the body's inputs that are carried, and that are scanned.
+  """
   params = equation.params
+  if equation.primitive.name == 'while':
+    tested, fixed = params['cond_nconsts'], params['body_nconsts']
+    inputs = len(equation.invars) - tested
+    return params['body_jaxpr'], params['cond_jaxpr'], (tested, fixed, inputs)
   if 'num_consts' in params:
-    return params['num_consts'], params['num_carry']
-  constants, carry, _ = params['ft_in'].unpack()
-  return len(constants), len(carry)
+    fixed, carried = params['num_consts'], params['num_carry']
+  else:
+    fixed, carried = map(len, params['ft_in'].unpack()[:2])
+  return params['jaxpr'], None, (0, fixed, fixed + carried)
 
 
 def scopes(equation: Equation) -> tuple[str, ...]:
@@ -113,21 +102,6 @@ def backward_in(equations: Sequence[Equation]) -> list[bool]:
   return [reverse and 'transpose' in names for names in made_by]
 
 
-def _name_stack(equation: Equation) -> Iterator[tuple[str, bool]]:
+def _name_stack(equation: Equation) -> list[tuple[str, bool]]:
   stack = getattr(equation.source_info.name_stack, 'stack', ())
-  for element in stack:
-    yield element.name, type(element).__name__ == 'Scope'
-
-
-def _jaxprs(param: Any) -> Iterator[Any]:
-  if isinstance(param, jex_core.Jaxpr | jex_core.ClosedJaxpr):
-    yield param
-  elif isinstance(param, dict):
-    yield from _jaxprs(tuple(param.values()))
-  elif isinstance(param, tuple | list):
-    for item in param:
-      yield from _jaxprs(item)
-
-
-def _shapes(atoms: Sequence[Any]) -> list[tuple[int, ...]]:
-  return [shape(atom) for atom in atoms]
+  return [(each.name, type(each).__name__ == 'Scope') for each in stack]

@@ -1,12 +1,10 @@
 """Terms of a cotangent, and what becomes of them when they meet."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-import functools
 import math
 from typing import Any, NamedTuple
 
-from optax_gc._infer import dims as _dims
-from optax_gc._infer.dims import C, Dim, Factor, X
+from optax_gc._infer.dims import C, Dim, Factor, X, fresh, label_of, new_key
 
 # Uses that are not sentences of their own. The others are: they say why a leaf
 # without an axis of inputs has none.
@@ -33,13 +31,12 @@ class Term(NamedTuple):
     dims: What it varies with, for each dimension of the value.
     ident: Equal for terms that are one and the same cotangent: what is added
       shares one, so that parts of an inner product are known.
-    met: Which data it met, and which part of them; empty if none so far.
+    met: Which data it met, and which part of them.
     use: How data met it.
     place: Where, in words: the primitive and the scope.
-    layered: Whether a product above may be a layer's result, as it is bent or
+    layered: Whether a product above may be a layer's result: it is bent, or
       shares a bias.
-    weighed: Whether a vector weighs the value before the sum of that is said to
-      be over.
+    weighed: Whether a vector weighs the value before it is summed.
   """
 
   dims: tuple[Dim, ...]
@@ -56,120 +53,96 @@ class Term(NamedTuple):
     return self.ident != -1
 
   @property
-  def has_input(self) -> bool:
-    """Whether an input multiplies it."""
-    return any(f.label & X for dim in self.dims for f in dim)
+  def labels(self) -> list[int]:
+    """What it varies with along each dimension."""
+    return list(map(label_of, self.dims))
+
+  def along(self, dims: Iterable[int]) -> set[int]:
+    """What it varies with along each of some dimensions."""
+    return {self.labels[i] for i in dims}
+
+  @property
+  def varies(self) -> bool:
+    """Whether it varies at all, or only rescales."""
+    return any(f.label and f.size > 1 for dim in self.dims for f in dim)
+
+  def over(self, dims: Iterable[Dim]) -> 'Term':
+    """The same of other dimensions."""
+    return self._replace(dims=tuple(dims))
 
 
 Terms = list[Term]
 
 
-def full(shape: Sequence[int], label: int, use: str, place: str) -> Term:
-  """A cotangent that varies alike along all dimensions."""
-  fresh = tuple(_dims.fresh(n, label if n > 1 else 0) for n in shape)
-  return Term(fresh, _dims.new_key(), use=use, place=place)
+def output(shape: Sequence[int], use: str = RETURNED, place: str = '') -> Term:
+  """What a result or an activation takes in: from there on outputs vary."""
+  dims = tuple(fresh(n, C * (n > 1)) for n in shape)
+  return Term(dims, new_key(), use=use, place=place)
 
 
 def closed(shape: Sequence[int], use: str, why: str) -> Term:
   """A term that says nothing but why."""
-  return Term(tuple(_dims.fresh(n) for n in shape), -1, use=use, place=why)
+  return Term(tuple(map(fresh, shape)), -1, use=use, place=why)
 
 
 def relabeled(term: Term, label: Callable[[int, int], int]) -> Term:
   """With labels from each dimension's number and label before."""
-  dims = (
-    _dims.relabel(dim, functools.partial(label, i))
+  return term.over(
+    tuple(f._replace(label=label(i, f.label)) for f in dim)
     for i, dim in enumerate(term.dims)
   )
-  return term._replace(dims=tuple(dims))
-
-
-def as_output(term: Term, use: str, place: str) -> Term:
-  """Taken in by an activation: from there on only outputs vary."""
-  if not term.open:
-    return term
-  return full([_dims.size_of(dim) for dim in term.dims], C, use, place)
 
 
 def complete(term: Term) -> Term:
   """If a vector weighs it, it is a layer on a result: a sum came before."""
-  if not term.weighed:
-    return term
-  term = relabeled(term, lambda _, label: label or C)
-  return term._replace(weighed=False)
+  done = relabeled(term, lambda _, n: n or C)._replace(weighed=False)
+  return done if term.weighed else term
 
 
-def varies(term: Term) -> bool:
-  """Whether it varies at all, or only rescales."""
-  return any(f.label and f.size > 1 for dim in term.dims for f in dim)
-
-
-def sum_over(
-  term: Term, gone: Collection[int], mixed: bool = True, keep: bool = False
-) -> Term:
+def sum_over(term: Term, gone: set[int], keep: bool | None = None) -> Term:
   """Without some dimensions, which are summed.
 
   A sum over inputs leaves none that are only inputs, as of a scale that others
-  multiply (`mixed`), but for a factor of a kernel; `keep` leaves all that are.
+  multiply, except for a factor of a kernel: `keep` leaves all that are, or not.
   """
-  if not gone:
-    return term
   # One entry is not a sum: the oldest versions of JAX stack leaves so.
   summed = {f.key: f.label for d in gone for f in term.dims[d] if f.size > 1}
 
   def inherit(factor: Factor) -> Factor:
     label = factor.label
     for key in () if keep and label == X else factor.tied & summed.keys():
-      label |= X | C if mixed else summed[key]
+      label |= X | C if keep is None else summed[key]
     return factor._replace(label=label)
 
   kept = [dim for i, dim in enumerate(term.dims) if i not in gone]
-  return term._replace(dims=tuple(tuple(map(inherit, dim)) for dim in kept))
+  return term.over(tuple(map(inherit, dim)) for dim in kept)
 
 
-def scaled(term: Term, along: Sequence[int]) -> Term:
+def scaled(term: Term, along: Collection[int]) -> Term:
   """Times coefficients of parameters that vary along some dimensions."""
-  keys = {d: frozenset(f.key for f in term.dims[d]) for d in along}
-  dims = list(term.dims)
-  for d in along:
-    others = frozenset().union(*(keys[e] for e in along if e != d))
-    dims[d] = tuple(f._replace(tied=f.tied | others) for f in dims[d])
-  return term._replace(dims=tuple(dims))
-
-
-def aligned(term: Term, shape: Sequence[int]) -> Term:
-  """The cotangent of an operand that was spread over a result."""
-  if len(shape) != len(term.dims):  # A scalar.
-    return sum_over(term, range(len(term.dims)))
-  gone = [i for i, d in enumerate(term.dims) if _dims.size_of(d) != shape[i]]
-  dims = list(sum_over(term, gone).dims)
-  for i in gone:
-    dims.insert(i, _dims.fresh(1))
-  return term._replace(dims=tuple(dims))
+  keys = frozenset(f.key for i in along for f in term.dims[i])
+  return term.over(
+    tuple(f._replace(tied=f.tied | keys) for f in dim) if i in along else dim
+    for i, dim in enumerate(term.dims)
+  )
 
 
 def other(term: Term, mark: Any) -> Term:
   """What says the same of another cotangent."""
-  if not term.open:
-    return term
-  return term._replace(ident=hash((term.ident, mark)))
+  return term._replace(ident=hash((term.ident, mark))) if term.open else term
 
 
 def piece(term: Term, dims: tuple[Dim, ...], axis: int, number: int) -> Term:
   """A part of a cotangent along an axis: along outputs, another cotangent."""
-  if _dims.label_of(term.dims[axis]) & C:
-    return other(term, number)._replace(dims=dims)
+  if label_of(term.dims[axis]) & C:
+    return other(term, number).over(dims)
   return term._replace(dims=dims, met=(*term.met, number))
 
 
 def signature(term: Term) -> tuple[object, ...]:
   """What a term says, whichever cotangent it is."""
-  return (
-    tuple(tuple((f.size, f.label, f.region) for f in d) for d in term.dims),
-    term.use,
-    term.layered,
-    term.weighed,
-  )
+  dims = (tuple((f.size, f.label, f.region) for f in d) for d in term.dims)
+  return tuple(dims), term.use, term.layered, term.weighed
 
 
 def merged(terms: Terms, shape: Sequence[int]) -> Terms:
@@ -179,11 +152,18 @@ def merged(terms: Terms, shape: Sequence[int]) -> Terms:
   labels = [0] * len(shape)
   for term in terms:
     for i, dim in enumerate(term.dims):
-      labels[i] |= _dims.label_of(dim) & (X | C) | C * _placed(dim)
-  dims = tuple(
-    _dims.fresh(n, label) for n, label in zip(shape, labels, strict=True)
-  )
-  return [terms[0]._replace(dims=dims, ident=_dims.new_key())]
+      placed = any(f.region is not None for f in dim)
+      labels[i] |= label_of(dim) & (X | C) | C * placed
+  dims = tuple(map(fresh, shape, labels))
+  return [terms[0]._replace(dims=dims, ident=new_key())]
+
+
+def unique(terms: Iterable[Term], key: Callable[[Term], object]) -> Terms:
+  """The first of the terms that have the same key."""
+  seen: dict[object, Term] = {}
+  for term in terms:
+    seen.setdefault(key(term), term)
+  return list(seen.values())
 
 
 def distinct(terms: Iterable[Term]) -> Terms:
@@ -192,34 +172,17 @@ def distinct(terms: Iterable[Term]) -> Terms:
   A term that does not vary along a dimension where another does comes by way
   of a sum, as of a mean or a norm.
   """
-  seen: dict[object, Term] = {}
-  for term in terms:
-    seen.setdefault((term.ident, term.met, signature(term)), term)
-  found = list(seen.values())
-  if len(found) < 2:
-    return found
-  found = _reunited(found)
-  blank = [
-    {i for i, dim in enumerate(term.dims) if not _dims.label_of(dim)}
-    for term in found
-  ]
-  return [
-    term
-    for term, less in zip(found, blank, strict=True)
-    if not any(
-      other.use == term.use and more < less and _agree(term, other, less)
-      for other, more in zip(found, blank, strict=True)
-    )
-  ]
+  found = unique(terms, lambda term: (term.ident, term.met, signature(term)))
+  if len(found) > 1:
+    found = _reunited(found)
+  return [t for t in found if not any(_says_more(other, t) for other in found)]
 
 
-def _agree(term: Term, other: Term, blank: Collection[int]) -> bool:
-  """Whether both say the same of the other dimensions."""
+def _says_more(other: Term, term: Term) -> bool:
   # structure/part_used_the_other_way: else it is a use of its own.
-  return all(
-    i in blank or _dims.label_of(a) == _dims.label_of(b)
-    for i, (a, b) in enumerate(zip(term.dims, other.dims, strict=True))
-  )
+  pairs = list(zip(term.labels, other.labels, strict=True))
+  alike = other.use == term.use and all(a in (0, b) for a, b in pairs)
+  return alike and term.labels != other.labels
 
 
 def _reunited(terms: Terms) -> Terms:
@@ -231,31 +194,21 @@ def _reunited(terms: Terms) -> Terms:
   groups: dict[tuple[int, tuple[int, ...], object], Terms] = {}
   for term in terms:
     at = tuple(i for i, dim in enumerate(term.dims) if _single(dim))
-    others = tuple(dim for dim in term.dims if not _single(dim))
-    said = signature(term._replace(dims=others))
+    rest = tuple(dim for dim in term.dims if not _single(dim))
+    said = signature(term.over(rest))
     groups.setdefault((term.ident, at, said), []).append(term)
   found: Terms = []
   for (_, at, _), group in groups.items():
-    first = group[0]
-    met = {
-      tuple(term.dims[i][0].region for i in at): term.met for term in group
-    }
+    first, *_ = group
+    met = {tuple(t.dims[i][0].region for i in at): t.met for t in group}
     whole = math.prod(first.dims[i][0].size for i in at)
-    if len(met) < whole:
-      found += group
-      continue
     label = X if len(set(met.values())) == whole else 0
     dims = tuple(
       (dim[0]._replace(label=label, region=None),) if i in at else dim
       for i, dim in enumerate(first.dims)
     )
-    found.append(first._replace(dims=dims))
+    found += group if len(met) < whole else [first.over(dims)]
   return found
-
-
-def _placed(dim: Dim) -> bool:
-  """Whether it is zero somewhere, as around a slice."""
-  return any(f.region is not None for f in dim)
 
 
 def _single(dim: Dim) -> bool:

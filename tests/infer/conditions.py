@@ -22,14 +22,14 @@ from typing import Any
 import jax
 
 import optax_gc
-from optax_gc._infer import api, jaxpr
+from optax_gc._infer import api
 from tests.infer.zoo import CASES, SIZES
 
 PACKAGE = pathlib.Path(optax_gc.__file__).parent / '_infer'
 # In the order in which they import each other.
 ENGINE = (
-  *('names', 'dims', 'facts', 'forward', 'terms', 'step', 'policy', 'products'),
-  *('entries', 'moves', 'backward', 'judge'),
+  *('names', 'dims', 'facts', 'forward', 'terms', 'policy', 'moves'),
+  *('products', 'entries', 'backward', 'judge'),
 )
 _NAME = re.compile(r'\b([a-z]+/[a-z]\w+)')
 
@@ -113,8 +113,7 @@ def traced(case: str) -> list[Any]:
     fn = lambda *x: built.fn(*jax.tree.unflatten(treedef, x))  # noqa: B023, E731
     count = len(jax.tree.leaves(built.params))
     leaves = [i if i < count else None for i in range(len(flat))]
-    shapes = [x.shape for x in flat]
-    found.append((jaxpr.trace(fn, *flat), leaves, shapes))
+    found.append((jax.make_jaxpr(fn)(*flat), leaves))
   return found
 
 
