@@ -491,3 +491,17 @@ def rows_that_data_average(p, x, tokens):
   """Attention averages looked-up rows: the sum runs over their places."""
   scores = jax.nn.softmax(x @ x.swapaxes(1, 2))
   return jnp.einsum('bts,bsi->bti', scores, p['v'][tokens])
+
+
+# A vector weighs each product of `x` and `w`, by way of a transpose.
+line('weighed_after_a_transpose', 'bi', v='i', w='oI')(
+  lambda x, v, w: v @ jnp.swapaxes(x[:, None] * w, 1, 2)
+)
+
+
+@program('bi', 'o', g='h', u='o', v='o', w='He')
+def bent_products_weighed_by_a_parameter(p, x, z):
+  """An inner product of data is bent, then weighed: `w` is in the former."""
+  keys = jnp.tanh(jnp.einsum('o,bi,h->obih', z + p['u'], x, p['g']))
+  answers = jnp.einsum('bihe,obih->obe', x[:, :, None, None] * p['w'], keys)
+  return jnp.einsum('o,obe->be', p['v'], jnp.tanh(answers))

@@ -276,3 +276,11 @@ line('kernel_of_codes', 'bi', c='i3?', w='3o?')(
 line('kernel_in_a_basis_of_outputs', 'bi', w='Ih')(
   lambda x, w: x @ (w @ np.cos(np.outer(np.arange(w.shape[1]), np.arange(5))))
 )
+
+
+# A kernel of rank `k`, whose second factor is a product for each `o`, `k`.
+line('product_of_low_ranks_in_turn', 'bi', p='Iw', u='eIw', v='oWE')(
+  lambda x, p, u, v: (
+    x @ jnp.einsum('iw,oiw->io', p, jnp.einsum('eiw,owe->oiw', u, v))
+  )
+)

@@ -257,3 +257,13 @@ line('hypernetwork', 'h', 'bi', head='H[io]')(
 def graph_convolution(p, x, senders, receivers):
   """Neighbors' features added up by segment, then a Dense layer."""
   return jax.ops.segment_sum(x[senders] @ p['w'], receivers, x.shape[0])
+
+
+# `convolve` swaps its operands if the kernel is the longer one.
+line('convolution_with_a_longer_kernel', 'm', w='V')(
+  lambda x, w: jnp.convolve(x, w)
+)
+# Answers of experts that data picked are added: the experts are no inputs.
+line('experts_gathered_and_added', 'ti', '#t', w='nIo')(
+  lambda x, expert, w: jnp.einsum('ti,tio->o', x, w[expert])
+)

@@ -228,6 +228,31 @@ def cosines(p, x):
 line('distances', 'bi', w='oi')(lambda x, w: jnp.sum((x[:, None] - w) ** 2, -1))
 
 
+# Layers whose results are added are one product of all their inputs.
+line('unrolled_and_added', 'b3i', w='[3X]Io')(
+  lambda x, w: sum(x[:, k] @ w[k] for k in range(3))
+)
+# Not so if the results are bent before.
+line('unrolled_and_bent', 'b3i', w='3Io')(
+  lambda x, w: sum(jnp.tanh(x[:, k] @ w[k]) for k in range(3))
+)
+# The rows from the second on are of two entries of the first axis.
+line('rows_of_a_flat_kernel', 'bi', w='2io! part of axis')(
+  lambda x, w: x @ w.reshape(-1, w.shape[2])[1 : x.shape[1] + 1]
+)
+# An array without entries is reshaped, and adds nothing.
+line('empty', 'bi', e='0o: added to activations', w='Io')(
+  lambda x, e, w: x @ w + e.reshape(len(e.T), 0).sum(1)
+)
+
+
+@program('bi', v='oH', w='Ih')
+def barrier(p, x):
+  """Kernels pass a barrier side by side."""
+  v, w = lax.optimization_barrier((p['v'], p['w']))
+  return x @ w @ v.T
+
+
 # Uses that are not contractions with data, and leaves without an answer.
 
 
