@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import optax_gc
-from tests import contract
+from tests import compat, contract
 
 
 def after_gc(opt):
@@ -33,6 +33,16 @@ MAKERS = {
 @pytest.mark.parametrize('name', MAKERS)
 def test_contract(name, check):
   check(MAKERS[name])
+
+
+@compat.needs_set_mesh
+def test_arrays_of_the_contract_keep_no_mesh():
+  """Whichever check makes them first."""
+  mesh = jax.make_mesh((1,), 'x', axis_types=(jax.sharding.AxisType.Explicit,))
+  with jax.set_mesh(mesh):
+    contract.params(jnp.float16)
+  kernel = contract.params(jnp.float16)['dense']['kernel']
+  assert jax.typeof(kernel).sharding.mesh.empty
 
 
 def _target(w):

@@ -313,7 +313,9 @@ def test_main_prints_saves_and_draws(tmp_path, capsys):
   saved = json.loads(text)
   assert saved['config']['seeds'] == 2
   assert saved['versions']['jax'] == jax.__version__
-  assert len(saved['axes']) == 10
+  reasons = [row['reason'] for row in saved['axes']]
+  assert sum('contracts axes' in reason for reason in reasons) == 3
+  assert len(reasons) == 10
   for arm in ARMS:
     curve = results['adam'][arm]['train_loss']
     assert saved['curves']['adam'][arm]['train_loss'] == curve.tolist()
