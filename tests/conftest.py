@@ -36,26 +36,20 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile('ci')
 
 
-# Folders that are a tier, with the marker of all that is in them. Files of
-# other folders carry theirs themselves.
-TIERS = {'benchmarks': 'examples', 'examples': 'examples'}
-
-
-def _tier(path):
-  parts = path.relative_to(HERE).parts if path.is_relative_to(HERE) else ()
-  return TIERS.get(parts[0]) if parts else None
+def _is_of_examples(path):
+  """Whose folders carry the marker; files of others do so themselves."""
+  return any(path.is_relative_to(HERE / x) for x in ('benchmarks', 'examples'))
 
 
 def pytest_ignore_collect(collection_path, config):
-  """A tier that is left out is not imported: its packages may be absent."""
-  tier = _tier(collection_path)
-  return True if tier and f'not {tier}' in config.option.markexpr else None
+  """What is left out is not imported: its packages may be absent."""
+  is_left_out = 'not examples' in config.option.markexpr
+  return True if is_left_out and _is_of_examples(collection_path) else None
 
 
 def pytest_itemcollected(item):
-  tier = _tier(item.path)
-  if tier:
-    item.add_marker(tier)
+  if _is_of_examples(item.path):
+    item.add_marker('examples')
 
 
 @pytest.hookimpl(trylast=True)

@@ -3,7 +3,6 @@
 import equinox as eqx
 from flax import nnx
 import flax.linen as nn
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,21 +87,6 @@ def train_nnx(tx):
   ]
 
 
-def train_haiku(tx):
-  def net(x):
-    x = jnp.tanh(hk.Conv2D(5, 3, padding='VALID')(x)).reshape(len(x), -1)
-    x = jnp.tanh(hk.Linear(7)(x))
-    return hk.Linear(1)(x)
-
-  net = hk.without_apply_rng(hk.transform(net))
-  params = net.init(jax.random.key(0), IMAGES)
-  names = ('conv2_d', 'linear', 'linear_1')
-  for name, kernel in zip(names, (CONV, DENSE, HEAD), strict=True):
-    params[name]['w'] = jnp.asarray(kernel)
-  p = train(lambda p: squared_error(net.apply(p, IMAGES)), params, tx)
-  return [p[name]['w'] for name in names]
-
-
 class EquinoxNet(eqx.Module):
   conv: eqx.nn.Conv2d
   dense: eqx.nn.Linear
@@ -143,7 +127,6 @@ def test_same_network_same_step():
   expected = train_linen(tx())
   for other in (
     train_nnx(tx()),
-    train_haiku(tx()),
     train_equinox(tx(optax_gc.torch_weight_axes)),
   ):
     for moved, same in zip(other, expected, strict=True):

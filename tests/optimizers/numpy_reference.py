@@ -72,13 +72,7 @@ def adam(
 
 
 def adagrad(
-  C,
-  lr,
-  initial_accumulator_value=0.0,
-  eps=0.0,
-  eps_outside=1e-10,
-  weight_decay=0.0,
-  lr_decay=0.0,
+  C, lr, initial_accumulator_value, eps, eps_outside, weight_decay=0, lr_decay=0
 ):
   sums, (before, after) = initial_accumulator_value, C
 
