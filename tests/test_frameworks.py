@@ -1,4 +1,4 @@
-"""One network in every framework's layout takes one and the same step."""
+"""One network in Flax's and in Equinox's layout takes one and the same step."""
 
 import equinox as eqx
 from flax import nnx
