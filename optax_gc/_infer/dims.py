@@ -59,10 +59,16 @@ def size_of(dim: Dim) -> int:
   return math.prod(factor.size for factor in dim)
 
 
-def blur(dim: Iterable[Factor]) -> int:
-  """One label for a dimension whose factors can no longer be told apart."""
-  labels = {f.label for f in dim}
-  return labels.pop() if len(labels) == 1 else (X | C) * bool(labels)
+def blur(size: int, factors: Sequence[Factor]) -> Dim:
+  """One factor for several that can no longer be told apart."""
+  if len(factors) == 1 and factors[0].size == size:
+    return (factors[0],)
+  labels = {f.label for f in factors}
+  if len(labels) < 2:
+    return fresh(size, sum(labels))
+  if X not in labels:  # structure/rolled_over_two_axes.
+    return fresh(size, X | C)
+  return (Factor(size, X, new_key(), region=NOWHERE),)
 
 
 def reshape(dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
@@ -94,7 +100,7 @@ def _regrouped(factors: Sequence[Factor], shape: Sequence[int]) -> list[Dim]:
     while left > 1:
       head = queue.pop(0)
       if left % head.size and head.size % left:
-        return [fresh(n, blur(factors)) for n in shape]
+        return [blur(n, factors) for n in shape]
       if left % head.size:  # structure/rows_of_a_flat_kernel.
         region = None if head.region is None else NOWHERE
         inner = head.size // left
@@ -106,17 +112,12 @@ def _regrouped(factors: Sequence[Factor], shape: Sequence[int]) -> list[Dim]:
   return out
 
 
-def _one(dim: Dim) -> Factor:
-  """A dimension as one factor, as parts of several are not told apart."""
-  return dim[0] if len(dim) == 1 else fresh(size_of(dim), blur(dim))[0]
-
-
 def place(dim: Dim, start: int | None, total: int) -> Dim:
   """The dimension of what a slice was taken from: it is zero around the slice.
 
   Where the slice began, `start`, may be unknown: None.
   """
-  whole = _one(dim)
+  (whole,) = blur(size_of(dim), dim)
   if whole.size == total:
     return dim
   part = range(whole.size) if whole.region is None else whole.region
@@ -130,7 +131,7 @@ def place(dim: Dim, start: int | None, total: int) -> Dim:
 
 def cut(dim: Dim, start: int, size: int) -> Dim | None:
   """A slice of a dimension; None if it is zero all over."""
-  whole = _one(dim)
+  (whole,) = blur(size_of(dim), dim)
   if size == whole.size:
     return dim
   region = whole.region

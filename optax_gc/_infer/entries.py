@@ -62,16 +62,14 @@ def _multiplied(side: Side, term: Term) -> Term:
     # algebra/two_kernels_multiplied_in_one_sum: they may have outputs, too.
     later = [i for i in along if not labels[i]]
     weighed = weighs(side.me, later)
-    outputs = () if weighed else along
 
     def label(i: int, old: int) -> int:
-      return old | X * (i in data) or C * (i in outputs)
+      return old | X * (i in data) or C * (i in along and not weighed)
 
     term = term._replace(ident=new_key(), weighed=weighed)
     return _terms.relabeled(term, label)
   number = any(fact.data for fact in step.facts)
-  if number and term.use == _terms.RETURNED:
-    # factors/rescaled_by_one_number.
+  if number and term.use == _terms.RETURNED:  # factors/rescaled_by_one_number.
     return _terms.closed(step.shape, UNCLEAR, _policy.NUMBER)
   return _gain(side, term)
 
@@ -93,8 +91,7 @@ def _scales(side: Side, term: Term, data: set[int]) -> Term:
   step, own = side.step, side.mine | side.shared
   along = [i for i in own if step.shape[i] > 1]
   outputs = {i for i, n in enumerate(term.labels) if n & C}
-  weighed = weighs(side.other, along)
-  if weighed and not any(term.along(along)):
+  if weighs(side.other, along) and not any(term.along(along)):
     return _terms.closed(step.shape, UNCLEAR, _policy.WEIGHED)
   # linen/attention_across: a norm's scale has no outputs of its own.
   scale = not outputs & own

@@ -6,8 +6,8 @@ import math
 from optax_gc._infer import dims as _dims
 from optax_gc._infer import names as _names
 from optax_gc._infer import terms as _terms
-from optax_gc._infer.dims import BENT, NOWHERE, C, Dim, Factor, X
-from optax_gc._infer.facts import Step
+from optax_gc._infer.dims import BENT, NOWHERE, C, Dim, X
+from optax_gc._infer.facts import OTHER, Step
 from optax_gc._infer.terms import GAIN, LOOKED_UP, STOPPED, Term
 
 # The cotangent of an operand, by its number, from a term of the result's.
@@ -124,21 +124,23 @@ def _gathered(step: Step, term: Term) -> Term:
   """Rows of a table, or a permutation of its entries."""
   numbers, shape = step.params['dimension_numbers'], step.shapes[0]
   batched, rows = numbers.operand_batching_dims, numbers.collapsed_slice_dims
+  shared = numbers.start_indices_batching_dims
   index = [i for i in range(len(step.shape)) if i not in numbers.offset_dims]
+  own = [i for n, i in enumerate(index) if n not in shared]
   chosen = any(fact.chooses for fact in step.facts[1:])
-  found = _dims.blur(f for i in index for f in term.dims[i])
-  count = math.prod(step.shape[i] for i in index)
-  region = None if count == math.prod(shape[d] for d in rows) else NOWHERE
-  # layers/experts_gathered_and_added.
-  row = Factor(0, X | C if chosen else found, region=region)
+  (row,) = _dims.blur(0, [f for i in own for f in term.dims[i]])
+  if math.prod(step.shape[i] for i in own) != math.prod(shape[d] for d in rows):
+    row = row._replace(region=NOWHERE)
+  # layers/experts_gathered_and_added; algebra/window_turned_in_branches.
+  if any(step.facts[1].varies[index.index(i)] & OTHER for i in own):
+    row = row._replace(label=X | C)
   windows = iter(numbers.offset_dims)
   dims: list[Dim] = []
   for d, n in enumerate(shape):
     if d in rows:
       dims.append((row._replace(size=n, key=_dims.new_key()),))
     elif d in batched:
-      at = numbers.start_indices_batching_dims[batched.index(d)]
-      dims.append(term.dims[index[at]])
+      dims.append(term.dims[index[shared[batched.index(d)]]])
     else:
       dims.append(_dims.place(term.dims[next(windows)], None, n))
   if chosen and not any(f.label == X for dim in dims for f in dim):
@@ -166,7 +168,7 @@ def resized(term: Term, shape: Sequence[int]) -> Term:
   if len(shape) != len(term.dims):
     return term.over(map(_dims.fresh, shape))
   return term.over(
-    dim if _dims.size_of(dim) == n else _dims.fresh(n, _dims.blur(dim))
+    dim if _dims.size_of(dim) == n else _dims.blur(n, dim)
     for dim, n in zip(term.dims, shape, strict=True)
   )
 

@@ -49,12 +49,10 @@ def layer(side: Side, term: Term) -> str:
     return ''
   # layers/bilinear: what multiplies it is not a layer's result.
   if data.made & WEIGHTS:
-    # inputs/kernels_mixed_by_data.
-    if {X, C} <= term.along(own):
+    if {X, C} <= term.along(own):  # inputs/kernels_mixed_by_data.
       return f'{MIXTURE}: {side.step.place}'
-    vector = not side.mine and not side.shared
-    weighed = vector and weighs(side.other, side.summed)
-    return WEIGHED if weighed else ''
+    vector = not side.mine | side.shared
+    return WEIGHED if vector and weighs(side.other, side.summed) else ''
   # inputs/positions_resized_by_data: both are places of a grid.
   places = CONSTANT in side.other[: len(side.step.shape)]
   # inputs/data_in_a_window: not only places.

@@ -153,7 +153,9 @@ def merged(terms: Terms, shape: Sequence[int]) -> Terms:
   for term in terms:
     for i, dim in enumerate(term.dims):
       placed = any(f.region is not None for f in dim)
-      labels[i] |= label_of(dim) & (X | C) | C * placed
+      labels[i] |= label_of(dim) | C * placed
+  # algebra/answers_bent_in_two_ways.
+  labels = [label & (X | C) or label for label in labels]
   dims = tuple(map(fresh, shape, labels))
   return [terms[0]._replace(dims=dims, ident=new_key())]
 

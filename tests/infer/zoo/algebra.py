@@ -505,3 +505,23 @@ def bent_products_weighed_by_a_parameter(p, x, z):
   keys = jnp.tanh(jnp.einsum('o,bi,h->obih', z + p['u'], x, p['g']))
   answers = jnp.einsum('bihe,obih->obe', x[:, :, None, None] * p['w'], keys)
   return jnp.einsum('o,obe->be', p['v'], jnp.tanh(answers))
+
+
+@program('tih', w='Ih')
+def answers_bent_in_two_ways(p, x):
+  """Each output is bent, in two ways, before all are added."""
+  answers = (x * p['w']).sum(1)
+  return jnp.tanh(answers).sum(1) + jnp.cos(answers).sum(1)
+
+
+@program('bti', w='WIo?')
+def window_turned_in_branches(p, x):
+  """Mapped branches turn a window, or do the same: no rows are picked."""
+
+  def one(x):
+    w = lax.cond(x.sum() > 0, lambda w: w, lax.stop_gradient, p['w'])
+    turned = jnp.arange(len(w))[::-1]
+    w = jnp.take(w, jnp.where(x.sum() > 0, turned, turned), axis=0)
+    return _conv(x[None], w, ('NWC', 'WIO', 'NWC'))
+
+  return jax.vmap(one)(x)

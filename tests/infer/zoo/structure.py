@@ -246,6 +246,14 @@ line('empty', 'bi', e='0o: added to activations', w='Io')(
 )
 
 
+# Two axes roll as one: entries of inputs and of outputs are mixed.
+line('rolled_over_two_axes', 'bti', w='toi! part of axis')(
+  lambda x, w: jnp.einsum(
+    'bti,toi->bo', x, jnp.roll(w.reshape(-1, w.shape[2]), 1, 0).reshape(w.shape)
+  )
+)
+
+
 @program('bi', v='oH', w='Ih')
 def barrier(p, x):
   """Kernels pass a barrier side by side."""
