@@ -84,7 +84,8 @@ def _loop(step: Step, outs: list[Terms], run: Run) -> list[Terms]:
   carry, stacked = outs[: last - first], outs[last - first :]
   asked: list[Terms] = []
   for test in tests:
-    asked = run(test, [[output(())]])
+    ends = map(_jaxpr.shape, test.program.outvars)
+    asked = run(test, [[output(shape)] for shape in ends])
     carry = [[*a, *b] for a, b in zip(carry, asked[tested:], strict=True)]
   rows = [[t.over(t.dims[1:]) for t in terms] for terms in stacked]
   carry, found = _repeat(lambda c: run(frame, [*c, *rows]), first, carry)
@@ -146,9 +147,8 @@ def _part(step: Step, term: Term, k: int) -> Term | None:
   """What becomes of one term of a result, for an operand."""
   shape, fact = step.shapes[k], step.facts[k]
   if step.reverse:
-    # What it takes is a result of the forward pass: that is not a use.
-    said = _terms.closed(shape, REVERSE, REVERSE)
-    return said if fact.kernel else output(shape)
+    # algebra/modulated_in_a_gradient: that it takes a value is not a use.
+    return _terms.closed(shape, REVERSE, REVERSE) if fact.kernel else None
   chosen = any(fact.chooses for fact in step.facts[1:])
   if not term.open and step.name not in _names.PASSES:
     use, place = term.use, term.place

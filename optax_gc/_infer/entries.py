@@ -6,7 +6,7 @@ from optax_gc._infer import names as _names
 from optax_gc._infer import policy as _policy
 from optax_gc._infer import terms as _terms
 from optax_gc._infer.dims import BENT, C, X, new_key
-from optax_gc._infer.facts import DATA, WEIGHTS, Side, weighs
+from optax_gc._infer.facts import DATA, WEIGHTS, Side
 from optax_gc._infer.moves import Rule, back
 from optax_gc._infer.products import met
 from optax_gc._infer.terms import ADDED, CONTRACTS, SCALES, UNCLEAR, Term
@@ -61,7 +61,7 @@ def _multiplied(side: Side, term: Term) -> Term:
   if fact.data:
     # algebra/two_kernels_multiplied_in_one_sum: they may have outputs, too.
     later = [i for i in along if not labels[i]]
-    weighed = weighs(side.me, later)
+    weighed = side.weighs(side.me, later)
 
     def label(i: int, old: int) -> int:
       return old | X * (i in data) or C * (i in along and not weighed)
@@ -91,7 +91,7 @@ def _scales(side: Side, term: Term, data: set[int]) -> Term:
   step, own = side.step, side.mine | side.shared
   along = [i for i in own if step.shape[i] > 1]
   outputs = {i for i, n in enumerate(term.labels) if n & C}
-  if weighs(side.other, along) and not any(term.along(along)):
+  if side.weighs(side.other, along) and not any(term.along(along)):
     return _terms.closed(step.shape, UNCLEAR, _policy.WEIGHED)
   # linen/attention_across: a norm's scale has no outputs of its own.
   scale = not outputs & own

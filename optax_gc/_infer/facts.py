@@ -63,13 +63,6 @@ def join(a: Fact, b: Fact) -> Fact:
   return Fact(a.made | b.made, varies, a.leaves | b.leaves)
 
 
-def weighs(varies: Sequence[int], along: Iterable[int]) -> bool:
-  """Whether a vector weighs what a kernel made of data: a gain or a layer."""
-  both = OTHER | WEIGHTS
-  # factors/number_after_the_product: it weighs nothing.
-  return WEIGHTS in varies and {varies[i] & both for i in along} == {both}
-
-
 class Step:
   """An equation, and what its rules may look at.
 
@@ -131,7 +124,7 @@ class Step:
       if self.name == 'broadcast_in_dim':
         to = [params['broadcast_dimensions']]
       return [
-        [p if n > 1 or self.shape[p] == 1 else -1 for p, n in zip(*pair)]  # noqa: B905
+        [p if n != 1 or self.shape[p] == 1 else -1 for p, n in zip(*pair)]  # noqa: B905
         for pair in zip(to, self.shapes, strict=True)
       ]
     free = itertools.count(len(batch[0]))
@@ -160,8 +153,7 @@ class Side:
   """An equation of two operands, seen from one of them.
 
   Attributes:
-    me: What the operand varies with along its dimensions.
-    other: What its partner does.
+    me: What the operand varies with along its dimensions; `other`, its partner.
     mine: The dimensions of the operand alone; `theirs` are the partner's,
       `shared` are of both and stay, `summed` do not.
   """
@@ -175,6 +167,14 @@ class Side:
     me, other = ({*step.places[i]} - {-1} for i in (k, j))
     self.mine, self.theirs = me - other, other - me
     self.shared = me & other - set(self.summed)
+
+  def weighs(self, varies: Sequence[int], along: Iterable[int]) -> bool:
+    """Whether a vector weighs what a kernel made of data: a gain or a layer."""
+    both = OTHER | WEIGHTS
+    rows = zip(varies, self.step.sizes, strict=True)
+    outputs = any(v == WEIGHTS and n > 1 for v, n in rows)
+    # factors/number_after_the_product: it weighs nothing.
+    return outputs and {varies[i] & both for i in along} == {both}
 
   def acts(self) -> bool:
     """Whether the operand, of a product of weights, plays an activation.

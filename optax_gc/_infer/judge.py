@@ -19,7 +19,7 @@ def _undecided(reason: str) -> WeightAxes:
   return WeightAxes((), (), UNDECIDED + reason)
 
 
-_OPEN = _undecided(REVERSE)
+_OPEN, _UNUSED = _undecided(REVERSE), WeightAxes((), (), 'never used')
 _UNMET = 'never meets the inputs'
 # Uses that say nothing beside others; and the word between a use and its place.
 _SILENT = (_terms.RETURNED, REVERSE, UNCLEAR, CONTRACTS, '')
@@ -46,9 +46,9 @@ def read(jaxpr: Any, leaves: Sequence[int | None]) -> dict[int, WeightAxes]:
   for dead in (False, True):
     found = _backward.run(frame, ends, dead)
     for leaf, shape, terms in zip(leaves, shapes, found, strict=True):
-      if leaf is not None and axes.get(leaf, _OPEN) == _OPEN:
+      if leaf is not None and axes.get(leaf, _OPEN) in (_OPEN, _UNUSED):
         axes[leaf] = judge(shape, terms)
-    if _OPEN not in axes.values():
+    if not {_OPEN, _UNUSED} & {*axes.values()}:
       break
   return axes
 
@@ -62,7 +62,7 @@ def judge(shape: Sequence[int], terms: Terms) -> WeightAxes:
     axes, part = _axes(term)
     if part is not None and term.use != UNCLEAR:
       return _undecided(f'part of axis {part} is contracted: {term.place}')
-    if axes and term.use != _terms.ONTO_INPUT:
+    if axes and term.use not in (_terms.ONTO_INPUT, _terms.RETURNED, REVERSE):
       claims.append((axes, term))
   uses = [term for _, term in claims if term.use != UNCLEAR]
   if not uses:
@@ -125,7 +125,7 @@ def _contracted(axes: tuple[int, ...], uses: Terms, terms: Terms) -> WeightAxes:
 
 def _without_axes(shape: Sequence[int], terms: Terms) -> WeightAxes:
   if not terms:
-    return WeightAxes((), (), 'never used')
+    return _UNUSED
   why = {UNCLEAR: '', CONTRACTS: 'no axis holds inputs alone: '}
   for use, term in itertools.product(why, terms):
     if term.use == use:

@@ -166,7 +166,7 @@ def _stopped(step: Step, term: Term, k: int) -> Term | None:
 def resized(term: Term, shape: Sequence[int]) -> Term:
   """With other lengths: of what was padded, or split over devices."""
   if len(shape) != len(term.dims):
-    return term.over(map(_dims.fresh, shape))
+    return term.over(_dims.fresh(n, X | C) for n in shape)
   return term.over(
     dim if _dims.size_of(dim) == n else _dims.blur(n, dim)
     for dim, n in zip(term.dims, shape, strict=True)

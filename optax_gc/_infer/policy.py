@@ -1,7 +1,7 @@
 """What could be read, but is declined. Nothing here gives a leaf axes."""
 
 from optax_gc._infer.dims import C, X, size_of
-from optax_gc._infer.facts import BENT, CONSTANT, OTHER, WEIGHTS, Side, weighs
+from optax_gc._infer.facts import BENT, CONSTANT, OTHER, WEIGHTS, Side
 from optax_gc._infer.terms import Term
 
 LATENT = 'a factor of a kernel or a layer on a learned input'
@@ -52,7 +52,7 @@ def layer(side: Side, term: Term) -> str:
     if {X, C} <= term.along(own):  # inputs/kernels_mixed_by_data.
       return f'{MIXTURE}: {side.step.place}'
     vector = not side.mine | side.shared
-    return WEIGHED if vector and weighs(side.other, side.summed) else ''
+    return WEIGHED if vector and side.weighs(side.other, side.summed) else ''
   # inputs/positions_resized_by_data: both are places of a grid.
   places = CONSTANT in side.other[: len(side.step.shape)]
   # inputs/data_in_a_window: not only places.

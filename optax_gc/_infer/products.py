@@ -6,7 +6,7 @@ from optax_gc._infer import names as _names
 from optax_gc._infer import policy as _policy
 from optax_gc._infer import terms as _terms
 from optax_gc._infer.dims import NOWHERE, C, X, fresh, label_of, new_key
-from optax_gc._infer.facts import Side, Step, weighs
+from optax_gc._infer.facts import Side, Step
 from optax_gc._infer.moves import Rule, back, widened
 from optax_gc._infer.terms import CONTRACTS, GAIN, LOST, SCALES, UNCLEAR, Term
 
@@ -73,7 +73,7 @@ def _through(side: Side, term: Term) -> Term:
   """An activation's cotangent: by way of a kernel it starts again."""
   data = side.partner.data
   vector = side.partner.kernel and not side.theirs | side.shared
-  weighed = vector and weighs(side.me, side.summed)
+  weighed = vector and side.weighs(side.me, side.summed)
 
   # algebra/experts_that_data_weigh.
   def label(i: int, old: int) -> int:

@@ -216,4 +216,4 @@ def _reunited(terms: Terms) -> Terms:
 def _single(dim: Dim) -> bool:
   """Whether it is one entry of an axis."""
   region = dim[0].region
-  return region is not None and len(region) == 1
+  return region is not None and len(region) == 1 < dim[0].size
