@@ -9,9 +9,8 @@ Results are kept in `mutants.json`, each as soon as it is there, and written as
 a table to `mutants.md`; `--new` runs only what is not there yet for the file
 and the tests as they are, `--table` runs nothing.
 
-Tools that change every operator (mutmut, cosmic-ray) do not fit: each mutant
-costs the compilation of its tests' programs, so that those are chosen by hand
-that a reader would think of, in the places that matter.
+Tools that change every operator do not fit: each mutant costs the compilation
+of its tests' programs.
 """
 
 import argparse

@@ -2,10 +2,9 @@
 
   python -m tests.infer.conditions [MODULE...]
 
-A comment `# folder/case: why` in a module of inference says which case of the
-zoo needs the statement that it is in, or above. Each condition in there is made
-true, made false, or loses one of its operands, one at a time; one of these must
-change the case's verdicts. What changes none is listed, and the exit status 1.
+A comment `# folder/case: why` names a case of the zoo that needs the statement
+around or below it. Each condition in there is made true, false, or loses an
+operand; if none of these changes the case's verdicts, the exit status is 1.
 """
 
 import ast

@@ -1,10 +1,8 @@
 """Random programs whose weight axes are known by construction.
 
-A program is composed from pieces. Every piece knows which axes of the weights
-it makes are contracted with data, since it was told to contract them; what is
-put around it (a loop over stacked weights, a batch, a branch) and what is put
-before it (the layout in which a leaf is stored) moves, merges and splits
-those axes, and the truth with them. Inference is never asked.
+Every piece of a program knows which axes of its weights are contracted with
+data; what is put around it (loops, batches, branches) and before it (layouts)
+moves those axes, and the truth with them. Inference is never asked.
 
 Nothing here is decided by chance but through `Builder`, so that Hypothesis can
 drive and shrink it (`programs()`), and a plain seed can too (`from_seed`).

@@ -1,12 +1,9 @@
 """Models that nobody here wrote, from packages, in small configurations.
 
-The expected axes are rules that were written by hand from each package's
-documentation of its layers: ordered (regular expression, axes, why), of which
-the first that matches a leaf's whole path counts. A leaf of rank 2 or more
-that no rule covers is an error.
-
-A package that is not installed skips its models. Their weights are never
-downloaded: random or abstract initial values do.
+The expected axes are rules written by hand from each package's documentation:
+ordered (regular expression, axes, why); the first that matches a leaf's whole
+path counts. A leaf of rank 2 or more that no rule covers is an error.
+Weights are never downloaded; a package that is not installed is skipped.
 """
 
 from collections.abc import Callable

@@ -7,22 +7,14 @@ axis sizes and one where all that can be are equal.
 
 To add a case, write the program as a function of a dict of params and of its
 inputs, say in one line why its axes are what they are, and put `@program` above
-it, which reads shapes and axes from words:
-
-    @program('bi', w='Io', b='o')
-    def dense(p, x):
-      'The rows of `w` are contracted; the bias is added.'
-      return x @ p['w'] + p['b']
-
-A program of one expression is a line, where leaves have their names:
+it, which reads shapes and axes from words. One expression is a line:
 
     # The rows of `w` are contracted; the bias is added.
     line('dense', 'bi', w='Io', b='o')(lambda x, w, b: x @ w + b)
 
-A layer of a framework is a line of the table in that framework's module, with
-axes by paths, in which `*` stands for anything and the first that fits counts.
-What fits neither form is a function of `Sizes` that returns a `Case`, under
-`@case`.
+A layer of a framework is a line of its module's table, with axes by paths, in
+which `*` stands for anything and the first that fits counts. What fits no form
+is a function of `Sizes` that returns a `Case`, under `@case`.
 """
 
 from collections.abc import Callable, Mapping

@@ -507,11 +507,10 @@ def bent_products_weighed_by_a_parameter(p, x, z):
   return jnp.einsum('o,obe->be', p['v'], jnp.tanh(answers))
 
 
-@program('tih', w='Ih')
-def answers_bent_in_two_ways(p, x):
-  """Each output is bent, in two ways, before all are added."""
-  answers = (x * p['w']).sum(1)
-  return jnp.tanh(answers).sum(1) + jnp.cos(answers).sum(1)
+# Each output is bent, in two ways, before all are added.
+line('answers_bent_in_two_ways', 'tih', w='Ih')(
+  lambda x, w: (lambda y: jnp.tanh(y) + jnp.cos(y))((x * w).sum(1)).sum(1)
+)
 
 
 @program('bti', w='WIo?')
@@ -525,3 +524,21 @@ def window_turned_in_branches(p, x):
     return _conv(x[None], w, ('NWC', 'WIO', 'NWC'))
 
   return jax.vmap(one)(x)
+
+
+@program('bi', 'bh', a='Hi', w='Io')
+def modulated_in_a_gradient(p, x, style):
+  """A kernel modulated for each example; its gradient keeps the product."""
+
+  def loss(p):
+    k = p['w'] * (style @ p['a'])[:, :, None]
+    k = k / jnp.sqrt((k**2).sum(1, keepdims=True) + 1e-8)
+    return jnp.einsum('bi,bio->bo', x, k).sum()
+
+  return jax.value_and_grad(loss)(p)
+
+
+# A kernel of one output, whose layer has edges that another kernel scales.
+line('scaled_edges_of_one_output', 'bi', v='xI', w='xI')(
+  lambda x, v, w: (x[:, None] * w * v).sum(-1) + x @ w.T
+)

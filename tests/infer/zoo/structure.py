@@ -18,9 +18,7 @@ _BOTH_WAYS = '! used with axes (0,) and (1,)'
 
 
 # `x @ w`: axis 0 is contracted, axis 1 numbers the outputs.
-line('plain', 'bi', w='Io: contracts axes (0,) in dot_general')(
-  lambda x, w: x @ w
-)
+line('plain', 'bi', w='Io: contracts axes (0,) in dot')(lambda x, w: x @ w)
 # `x @ w.T`: stored the other way round.
 line('transposed', 'bi', w='oI')(lambda x, w: x @ w.T)
 # `(heads * width, out)` used as `(heads, width, out)`, both contracted.
@@ -240,9 +238,11 @@ line('unrolled_and_bent', 'b3i', w='3Io')(
 line('rows_of_a_flat_kernel', 'bi', w='2io! part of axis')(
   lambda x, w: x @ w.reshape(-1, w.shape[2])[1 : x.shape[1] + 1]
 )
-# An array without entries is reshaped, and adds nothing.
-line('empty', 'bi', e='0o: added to activations', w='Io')(
-  lambda x, e, w: x @ w + e.reshape(len(e.T), 0).sum(1)
+# Arrays without entries are joined to a kernel, and added.
+line('empty', 'bi', e='0o', w='Io')(
+  lambda x, e, w: (
+    x @ jnp.concatenate([2 * e, w]) + e.reshape(len(e.T), 0).sum(1)
+  )
 )
 
 
@@ -659,3 +659,24 @@ def kernels_that_take_turns_and_are_added(p, x):
 
   total = jnp.zeros((len(x), p['w'].shape[2]))
   return lax.scan(body, (total, p['w']), None, length=len(p['w']))[0][0]
+
+
+@program('bi', w='Ii')
+def while_loop_mapped(p, x):
+  """Each example goes on for as long as it must."""
+  layer = lambda h: jnp.tanh(h @ p['w'])  # noqa: E731
+  return jax.vmap(lambda x: lax.while_loop(lambda h: h.sum() > 1, layer, x))(x)
+
+
+@program('ebi', w='eIo')
+def sum_over_a_mapped_axis(p, x):
+  """Results of a batch are added by a collective, for each kernel."""
+  one = lambda x, w: lax.psum(x @ w, 'b')  # noqa: E731
+  each = jax.vmap(one, (0, None), axis_name='b')
+  return jax.vmap(each)(x, p['w'])
+
+
+@program('bi', w='lIi')
+def kernels_that_take_turns_in_a_gradient(p, x):
+  """The loop keeps each of them for its gradient."""
+  return jax.value_and_grad(lambda p: kernels_that_take_turns(p, x).sum())(p)
