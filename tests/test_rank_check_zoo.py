@@ -53,7 +53,7 @@ _NOT_COVERED = _by_name(
       'loss_of_model gradient_of_scanned_layers learning_to_learn '
       'gradient_moves_a_layer_out_of_a_loop directional_derivative_in_a_loss '
       'backward_pass_by_hand three_derivatives_in_a_loss '
-      'layer_trained_at_test_time'
+      'layer_trained_at_test_time modulated_in_a_gradient turns_in_a_gradient'
     ),
     'a function of the kernel mixes its weight vectors': (
       'orthogonalised gain_of_window_places decomposed_into_size_and_direction '
@@ -61,7 +61,8 @@ _NOT_COVERED = _by_name(
     ),
     'looked up, too': 'embedding_tied embed_tied',
     'no derivative': (
-      'while_loop_condition_and_state callback ragged_product_in_a_gradient'
+      'while_loop_condition_and_state while_loop_mapped callback '
+      'ragged_product_in_a_gradient'
     ),
   }
 )

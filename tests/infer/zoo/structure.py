@@ -238,6 +238,12 @@ line('unrolled_and_bent', 'b3i', w='3Io')(
 line('rows_of_a_flat_kernel', 'bi', w='2io! part of axis')(
   lambda x, w: x @ w.reshape(-1, w.shape[2])[1 : x.shape[1] + 1]
 )
+# Each example goes on for as long as it must.
+line('while_loop_mapped', 'bi', w='Ii')(
+  lambda x, w: jax.vmap(
+    lambda x: lax.while_loop(lambda h: h.sum() > 1, lambda h: h @ w, x)
+  )(x)
+)
 # Arrays without entries are joined to a kernel, and added.
 line('empty', 'bi', e='0o', w='Io')(
   lambda x, e, w: (
@@ -661,13 +667,6 @@ def kernels_that_take_turns_and_are_added(p, x):
   return lax.scan(body, (total, p['w']), None, length=len(p['w']))[0][0]
 
 
-@program('bi', w='Ii')
-def while_loop_mapped(p, x):
-  """Each example goes on for as long as it must."""
-  layer = lambda h: jnp.tanh(h @ p['w'])  # noqa: E731
-  return jax.vmap(lambda x: lax.while_loop(lambda h: h.sum() > 1, layer, x))(x)
-
-
 @program('ebi', w='eIo')
 def sum_over_a_mapped_axis(p, x):
   """Results of a batch are added by a collective, for each kernel."""
@@ -677,6 +676,6 @@ def sum_over_a_mapped_axis(p, x):
 
 
 @program('bi', w='lIi')
-def kernels_that_take_turns_in_a_gradient(p, x):
+def turns_in_a_gradient(p, x):
   """The loop keeps each of them for its gradient."""
   return jax.value_and_grad(lambda p: kernels_that_take_turns(p, x).sum())(p)
