@@ -149,9 +149,9 @@ def _part(step: Step, term: Term, k: int) -> Term | None:
   if step.reverse:
     # algebra/modulated_in_a_gradient: that it takes a value is not a use.
     return _terms.closed(shape, REVERSE, REVERSE) if fact.kernel else None
-  chosen = any(fact.chooses for fact in step.facts[1:])
   if not term.open and step.name not in _names.PASSES:
     use, place = term.use, term.place
+    chosen = any(fact.chooses for fact in step.facts[1:])
     if step.name == 'gather' and chosen and place != _policy.PICKED:
       use, place = LOOKED_UP, step.place  # science/tables_compared.
     return _terms.closed(shape, use, place)

@@ -1,8 +1,4 @@
-"""Dimensions of cotangents: what they vary with, and how they are rearranged.
-
-A dimension is an ordered product of factors, the slowest first, so that
-reshapes take it apart and put it together without losing what its parts are.
-"""
+"""Dimensions of cotangents: ordered products of factors, the slowest first."""
 
 from collections.abc import Iterable, Sequence
 import itertools

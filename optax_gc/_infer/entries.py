@@ -1,12 +1,12 @@
 """Entry by entry: where weights and data are added, multiplied, bent."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from optax_gc._infer import names as _names
 from optax_gc._infer import policy as _policy
 from optax_gc._infer import terms as _terms
 from optax_gc._infer.dims import BENT, C, X, new_key
-from optax_gc._infer.facts import DATA, WEIGHTS, Side
+from optax_gc._infer.facts import DATA, WEIGHTS, Side, Step
 from optax_gc._infer.moves import Rule, back
 from optax_gc._infer.products import met
 from optax_gc._infer.terms import ADDED, CONTRACTS, SCALES, UNCLEAR, Term
@@ -106,25 +106,30 @@ def _scales(side: Side, term: Term, data: set[int]) -> Term:
   return _terms.relabeled(term, label)
 
 
-def _bent(side: Side, term: Term) -> Term:
+def _bent(step: Step, term: Term, k: int) -> Term:
   """A nonlinear function of one operand or more."""
-  step = side.step
   if not step.data:
     along = [i for i, v in enumerate(step.results[0].varies) if v]
-    return _terms.scaled(term, along)._replace(layered=True)
-  if step.enters(side.k):
-    return _terms.output(step.shape, ADDED, step.place)
+    return back(step, k, _terms.scaled(term, along)._replace(layered=True))
+  if step.enters(k):
+    return _terms.output(step.shapes[k], ADDED, step.place)
   # algebra/bent_answers_added.
   term = _terms.relabeled(term, lambda _, n: C if n else BENT)
-  return term._replace(ident=new_key())  # structure/unrolled_and_bent.
+  # structure/unrolled_and_bent.
+  return back(step, k, term._replace(ident=new_key()))
 
 
-def _entrywise(rule: Callable[[Side, Term], Term]) -> Rule:
-  return lambda step, term, k: back(step, k, rule(Side(step, k), term))
+def _sum(step: Step, term: Term, k: int) -> Term:
+  data = step.facts[k].data
+  return back(step, k, term if data else _added(Side(step, k), term))
+
+
+def _product(step: Step, term: Term, k: int) -> Term:
+  return back(step, k, _multiplied(Side(step, k), term))
 
 
 RULES: dict[str, Rule] = {
-  **dict.fromkeys(_names.ADDS, _entrywise(_added)),
-  **dict.fromkeys(_names.BENDS, _entrywise(_bent)),
-  **dict.fromkeys(('mul', 'div', 'select_n'), _entrywise(_multiplied)),
+  **dict.fromkeys(_names.ADDS, _sum),
+  **dict.fromkeys(_names.BENDS, _bent),
+  **dict.fromkeys(('mul', 'div', 'select_n'), _product),
 }

@@ -67,7 +67,7 @@ class Step:
   """An equation, and what its rules may look at.
 
   Attributes:
-    facts: What its operands are; and `results` are.
+    facts: What its operands are; `results`, its results; `data`, if data is in.
     reverse: Whether reverse-mode differentiation made it.
     shapes: The operands' shapes; `outs` are the results', `shape` the first.
     out: Which of the results the cotangent is of.
@@ -83,7 +83,7 @@ class Step:
     self.outs = [_jaxpr.shape(atom) for atom in equation.outvars]
     self.shape = self.outs[0] if self.outs else ()
     self.results: Facts = []
-    self.out = 0
+    self.data, self.out = False, 0
     self.inner: list[Any] = []
     self.path: tuple[str, ...] = ()
 
@@ -92,11 +92,6 @@ class Step:
     """The primitive and its scope, in words."""
     scope = '/'.join((*self.path, *_jaxpr.scopes(self.equation)))
     return f'{self.name}, {scope}' if scope else self.name
-
-  @property
-  def data(self) -> bool:
-    """Whether data enters its results."""
-    return any(fact.data for fact in self.results)
 
   def enters(self, k: int) -> bool:
     """Whether operand `k`, made of weights, meets data here."""
@@ -145,6 +140,8 @@ class Step:
 
   def spread(self, k: int) -> list[int]:
     """What operand `k` varies with along them."""
+    if self.places[k] == [*range(len(self.sizes))]:
+      return list(self.facts[k].varies)
     along = dict(zip(self.places[k], self.facts[k].varies, strict=True))
     return [along.get(p, 0) for p in range(len(self.sizes))]
 
@@ -179,9 +176,8 @@ class Side:
   def acts(self) -> bool:
     """Whether the operand, of a product of weights, plays an activation.
 
-    It does if it has a dimension longer than one that no weight's axis made,
-    and the other has not: it was repeated for each example, with or without
-    noise, or made of constants; or if data picked it, and not the other.
+    It alone has a dimension that no weight's axis made, as it was repeated for
+    each example or made of constants; or data picked it, and not the other.
     """
     if not self.fact.kernel or not self.partner.kernel:
       return False

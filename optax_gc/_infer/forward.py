@@ -14,8 +14,10 @@ from optax_gc._infer.facts import DATA, OTHER, WEIGHTS, Fact, Facts, Side, Step
 
 def _made(operands: Facts) -> Fact:
   """A number made of all operands."""
-  numbers = [fact._replace(varies=()) for fact in operands]
-  return functools.reduce(_facts.join, numbers, Fact(0, ()))
+  made = leaves = 0
+  for fact in operands:
+    made, leaves = made | fact.made, leaves | fact.leaves
+  return Fact(made, (), leaves)
 
 
 def _mixed(fact: Fact, shape: Sequence[int]) -> Fact:
@@ -40,8 +42,9 @@ def _each(step: Step) -> Facts:
 
 def _joined(step: Step) -> Facts:
   """A result's dimension varies with what those of operands do."""
-  rows = map(step.spread, range(len(step.facts)))
-  varies = [functools.reduce(operator.or_, along) for along in zip(*rows)]  # noqa: B905
+  varies, *rows = map(step.spread, range(len(step.facts)))
+  for row in rows:
+    varies = list(map(operator.or_, varies, row))
   return [_made(step.facts)._replace(varies=tuple(varies[: len(step.shape)]))]
 
 
@@ -142,6 +145,7 @@ class Reader:
 
   def __init__(self) -> None:
     self._memo: dict[Any, Frame] = {}
+    self.derives = False  # Whether reverse mode made a part of them.
 
   def run(self, jaxpr: Any, inputs: Sequence[Fact]) -> Frame:
     """A program, read from the facts of its inputs."""
@@ -161,9 +165,11 @@ class Reader:
 
     steps = []
     reverse = _jaxpr.backward_in(program.eqns)
+    self.derives |= any(reverse)
     for equation, back in zip(program.eqns, reverse, strict=True):
       step = Step(equation, list(map(of, equation.invars)), back)
       step.results = _RULES.get(step.name, self._call)(step)
+      step.data = any(fact.data for fact in step.results)
       facts |= zip(equation.outvars, step.results, strict=True)
       steps.append(step)
     return Frame(program, steps, list(map(of, program.outvars)))

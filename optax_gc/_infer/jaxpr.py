@@ -86,10 +86,8 @@ def scopes(equation: Equation) -> tuple[str, ...]:
 def backward_in(equations: Sequence[Equation]) -> list[bool]:
   """Which equations of one program reverse-mode differentiation made.
 
-  JAX notes the transformations that made an equation; the backward pass is a
-  transposed derivative. What was moved out of a loop has forgotten the
-  derivative: beside transposed derivatives, all that is transposed counts. A
-  mere transposition (``jax.linear_transpose``) is a forward program of its own.
+  It is a transposed derivative, as JAX notes; what was moved out of a loop has
+  forgotten the derivative: beside these, all that is transposed counts.
   """
   made_by = [
     [name for name, scope in _name_stack(equation) if not scope]

@@ -19,7 +19,6 @@ def _undecided(reason: str) -> WeightAxes:
   return WeightAxes((), (), UNDECIDED + reason)
 
 
-_OPEN, _UNUSED = _undecided(REVERSE), WeightAxes((), (), 'never used')
 _UNMET = 'never meets the inputs'
 # Uses that say nothing beside others; and the word between a use and its place.
 _SILENT = (_terms.RETURNED, REVERSE, UNCLEAR, CONTRACTS, '')
@@ -29,8 +28,7 @@ _WHERE = {_terms.LOOKED_UP: 'by', _terms.JOINED: 'by', _terms.ACTS: 'in'}
 def read(jaxpr: Any, leaves: Sequence[int | None]) -> dict[int, WeightAxes]:
   """Reads the axes of leaves from a traced program.
 
-  `leaves` has the number of the leaf that each input of the program is, or None
-  for data. Reasons say what is undecided.
+  `leaves` has the number of the leaf that each input is, or None for data.
   """
   inputs = _jaxpr.program_of(jaxpr).invars
   shapes = list(map(_jaxpr.shape, inputs))
@@ -40,16 +38,15 @@ def read(jaxpr: Any, leaves: Sequence[int | None]) -> dict[int, WeightAxes]:
     else Fact(WEIGHTS, (WEIGHTS,) * len(shape), 1 << leaf)
     for leaf, shape, atom in zip(leaves, shapes, inputs, strict=True)
   ]
-  frame = _forward.Reader().run(jaxpr, facts)
+  reader = _forward.Reader()
+  frame = reader.run(jaxpr, facts)
   ends = [[_terms.output(_jaxpr.shape(x))] for x in frame.program.outvars]
   axes: dict[int, WeightAxes] = {}
-  for dead in (False, True):
-    found = _backward.run(frame, ends, dead)
-    for leaf, shape, terms in zip(leaves, shapes, found, strict=True):
-      if leaf is not None and axes.get(leaf, _OPEN) in (_OPEN, _UNUSED):
+  for dead in (False, True)[: 1 + reader.derives]:
+    cotangents = _backward.run(frame, ends, dead)
+    for leaf, shape, terms in zip(leaves, shapes, cotangents, strict=True):
+      if leaf is not None and not (dead and axes[leaf].reduction_axis):
         axes[leaf] = judge(shape, terms)
-    if not {_OPEN, _UNUSED} & {*axes.values()}:
-      break
   return axes
 
 
@@ -125,7 +122,7 @@ def _contracted(axes: tuple[int, ...], uses: Terms, terms: Terms) -> WeightAxes:
 
 def _without_axes(shape: Sequence[int], terms: Terms) -> WeightAxes:
   if not terms:
-    return _UNUSED
+    return WeightAxes((), (), 'never used')
   why = {UNCLEAR: '', CONTRACTS: 'no axis holds inputs alone: '}
   for use, term in itertools.product(why, terms):
     if term.use == use:

@@ -35,6 +35,8 @@ def widened(step: Step, term: Term, labels: Sequence[int]) -> Term:
 def back(step: Step, k: int, term: Term, keep: bool | None = None) -> Term:
   """The cotangent of operand `k`: what it has not is summed."""
   places = step.places[k]
+  if places == list(range(len(term.dims))):
+    return term
   kept = sorted(p for p in places if p >= 0)
   gone = set(range(len(term.dims))) - set(kept)
   term = _terms.sum_over(term, gone, keep)

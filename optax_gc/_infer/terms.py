@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 from optax_gc._infer.dims import C, Dim, Factor, X, fresh, label_of, new_key
 
-# Uses that are not sentences of their own. The others are: they say why a leaf
-# without an axis of inputs has none.
+# How data met a term: what has no note is a sentence of a reason.
 CONTRACTS = 'contracts'  # Meets data in a product that is summed.
 IN_GROUPS = 'in groups'  # Of a convolution whose groups share no inputs.
 UNCLEAR = 'unclear'  # Declined, unless another use is clear. `place` says why.
@@ -68,7 +67,7 @@ class Term(NamedTuple):
 
   def over(self, dims: Iterable[Dim]) -> 'Term':
     """The same of other dimensions."""
-    return self._replace(dims=tuple(dims))
+    return Term(tuple(dims), *self[1:])
 
 
 Terms = list[Term]
@@ -88,15 +87,19 @@ def closed(shape: Sequence[int], use: str, why: str) -> Term:
 def relabeled(term: Term, label: Callable[[int, int], int]) -> Term:
   """With labels from each dimension's number and label before."""
   return term.over(
-    tuple(f._replace(label=label(i, f.label)) for f in dim)
+    tuple(
+      f if (n := label(i, f.label)) == f.label else f._replace(label=n)
+      for f in dim
+    )
     for i, dim in enumerate(term.dims)
   )
 
 
 def complete(term: Term) -> Term:
   """If a vector weighs it, it is a layer on a result: a sum came before."""
-  done = relabeled(term, lambda _, n: n or C)._replace(weighed=False)
-  return done if term.weighed else term
+  if not term.weighed:
+    return term
+  return relabeled(term, lambda _, n: n or C)._replace(weighed=False)
 
 
 def sum_over(term: Term, gone: set[int], keep: bool | None = None) -> Term:
@@ -168,15 +171,12 @@ def unique(terms: Iterable[Term], key: Callable[[Term], object]) -> Terms:
   return list(seen.values())
 
 
-def distinct(terms: Iterable[Term]) -> Terms:
-  """Without repeated terms, and those that say less than others.
-
-  A term that does not vary along a dimension where another does comes by way
-  of a sum, as of a mean or a norm.
-  """
+def distinct(terms: Terms) -> Terms:
+  """Without repeated terms, and those that say less, as by way of a mean."""
+  if len(terms) < 2:
+    return terms
   found = unique(terms, lambda term: (term.ident, term.met, signature(term)))
-  if len(found) > 1:
-    found = _reunited(found)
+  found = _reunited(found)
   return [t for t in found if not any(_says_more(other, t) for other in found)]
 
 
