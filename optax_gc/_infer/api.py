@@ -88,8 +88,6 @@ def infer_weight_axes(
     >>> axes = optax_gc.infer_weight_axes(model, params, x)
     >>> axes['w'].reduction_axis, axes['w'].reason
     ((1,), 'contracts axes (1,) in dot_general')
-    >>> axes['b'].reduction_axis, axes['b'].reason
-    ((), 'added to activations')
   """
   _require_function(fn)
   try:

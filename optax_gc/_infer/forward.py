@@ -52,7 +52,7 @@ def _bent(step: Step) -> Facts:
   (fact,) = _joined(step)
   # linen/fp8_dense: what is rescaled to be rounded is a kernel still.
   if fact.made & _facts.RESCALED and step.name not in _names.ROUNDS:
-    return [Fact(DATA | WEIGHTS, fact.varies)]
+    return [fact._replace(made=DATA | WEIGHTS)]
   bent = _facts.BENT * bool(fact.made & _facts.PRODUCT)
   return [fact._replace(made=fact.made | bent)]
 
@@ -66,7 +66,7 @@ def _multiplied(step: Step) -> Facts:
     made = weights[0].made | _facts.RESCALED
     return [Fact(made, fact.varies, weights[0].leaves)]
   if len({operand.picked for operand in weights}) == 2:
-    return [Fact(DATA | WEIGHTS, fact.varies)]
+    return [fact._replace(made=DATA | WEIGHTS)]
   return [fact]
 
 
@@ -145,7 +145,7 @@ class Reader:
 
   def __init__(self) -> None:
     self._memo: dict[Any, Frame] = {}
-    self.derives = False  # Whether reverse mode made a part of them.
+    self.kept = 0  # The leaves of what reverse mode takes, as bits.
 
   def run(self, jaxpr: Any, inputs: Sequence[Fact]) -> Frame:
     """A program, read from the facts of its inputs."""
@@ -165,11 +165,11 @@ class Reader:
 
     steps = []
     reverse = _jaxpr.backward_in(program.eqns)
-    self.derives |= any(reverse)
     for equation, back in zip(program.eqns, reverse, strict=True):
       step = Step(equation, list(map(of, equation.invars)), back)
       step.results = _RULES.get(step.name, self._call)(step)
       step.data = any(fact.data for fact in step.results)
+      self.kept |= back * _made(step.facts).leaves
       facts |= zip(equation.outvars, step.results, strict=True)
       steps.append(step)
     return Frame(program, steps, list(map(of, program.outvars)))

@@ -42,10 +42,12 @@ def read(jaxpr: Any, leaves: Sequence[int | None]) -> dict[int, WeightAxes]:
   frame = reader.run(jaxpr, facts)
   ends = [[_terms.output(_jaxpr.shape(x))] for x in frame.program.outvars]
   axes: dict[int, WeightAxes] = {}
-  for dead in (False, True)[: 1 + reader.derives]:
+  for dead in (False, True)[: 1 + bool(reader.kept)]:
     cotangents = _backward.run(frame, ends, dead)
     for leaf, shape, terms in zip(leaves, shapes, cotangents, strict=True):
-      if leaf is not None and not (dead and axes[leaf].reduction_axis):
+      if leaf is None or (dead and not reader.kept >> leaf & 1):
+        continue  # inputs/result_that_nobody_uses.
+      if not (dead and axes[leaf].reduction_axis):
         axes[leaf] = judge(shape, terms)
   return axes
 

@@ -259,9 +259,9 @@ def rotation_kept_as_a_buffer(p, x):
 line('kernel_without_gradient', 'bi', w='io', v='Io')(
   lambda x, w, v: (x @ lax.stop_gradient(w), x @ v)
 )
-# A second, transposed use is dead code: no result needs it.
-line('result_that_nobody_uses', 'bi', 'bo', w='Io')(
-  lambda x, y, w: (x @ w, y @ w.T)[0]
+# Dead code, beside a gradient: no result needs it.
+line('result_that_nobody_uses', 'bi', u='io: never used', w='Io')(
+  lambda x, u, w: jax.grad(lambda w: ((x @ w).sum() ** 2, x @ u)[0])(w)
 )
 
 
